@@ -1,0 +1,267 @@
+"""What a broker promises: the verbs that every adapter has, and one sentence of guarantee for each.
+
+How deliveries stay safe, on every broker:
+
+- **Owner.** A consumer takes messages under an *owner*: a name that is new at every start. What an owner has
+  taken and not settled is its *holding*. One lease covers the whole holding, so a lease costs the same
+  for one message as for a thousand. `renew` lengthens it; the supervisor calls that, from outside the tasks.
+- **Fence.** Every delivery carries a number that only grows. A settlement is refused when the delivery is
+  no longer in its owner's holding under that number: the lease ended and the message went elsewhere.
+- **Crash count.** Kept by the broker, apart from the message: a delivery that ended with a dead process
+  adds one and a `Casualty`. At `max_deliveries` the message goes to the dead letters. Giving back
+  (`Release`, `Broker.surrender` of what was not started) counts nothing.
+- **Suspects.** A message with a crash behind it is delivered alone, never in a batch, so that it can take
+  nobody else's good name with it.
+- **Amnesty.** When nobody has done housekeeping on a queue for half a lease (the server or the whole
+  fleet was away, or the clock jumped), leases are lengthened rather than ended.
+
+Values and protocols only. `tests/brokers` runs `celeriac.testing.brokers.BrokerContract` on every adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import msgspec
+
+#: Priorities are whole numbers; a higher one is taken first.
+HIGHEST_PRIORITY = 9
+
+
+class Outgoing(msgspec.Struct, frozen=True):
+    """A message to be stored: its bytes, where, how urgent, and when at the earliest (epoch seconds)."""
+
+    queue: str
+    data: bytes
+    priority: int = 0
+    due_at: float | None = None
+
+
+class Casualty(msgspec.Struct, frozen=True):
+    """How one delivery ended with a dead process. `cause` is text for people: `signal 9 (SIGKILL)`, `exit code 3`,
+    `lease expired`."""
+
+    cause: str
+    at: float
+    worker: str = ""
+    memory: int | None = None
+
+
+class Delivery(msgspec.Struct, frozen=True, eq=False):
+    """A message that we hold, and the proof that we hold it.
+
+    `verdict` is set where somebody has already decided how this message ends (a hard time limit that
+    killed its run, a revocation): it must not run again, the executor settles it accordingly.
+    """
+
+    queue: str
+    data: bytes
+    owner: str
+    fence: int
+    crashes: int = 0
+    verdict: str | None = None
+
+    @property
+    def key(self) -> bytes:
+        """The 16 bytes of the message's id; fewer where the message is garbage shorter than that."""
+        return self.data[1:17]
+
+
+class Record(msgspec.Struct, frozen=True):
+    """A result to be stored with a settlement: the store's own bytes for a key, and for how long (seconds)."""
+
+    key: bytes
+    data: bytes
+    ttl: float | None = None
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """The message is done with."""
+
+
+class Release(msgspec.Struct, frozen=True):
+    """The message goes back to the head of its queue, and nothing is counted."""
+
+
+class Replace(msgspec.Struct, frozen=True):
+    """The message ends and another takes its place (a retry, a put-back with a delay), as one step."""
+
+    successor: Outgoing
+
+
+class Bury(msgspec.Struct, frozen=True):
+    """The message goes to the dead letters of its queue, with a reason and details for people."""
+
+    reason: str
+    detail: str = ""
+
+
+Action = Ack | Release | Replace | Bury
+
+
+class Settlement(msgspec.Struct, frozen=True):
+    """How one delivery ends: its result is stored, its follow-ups are sent, then the action is taken.
+
+    `records` may be given only to a broker that shares its `place` with the result store.
+    """
+
+    delivery: Delivery
+    action: Action
+    sends: Sequence[Outgoing] = ()
+    records: Sequence[Record] = ()
+
+
+class QueueStats(msgspec.Struct, frozen=True):
+    """One queue at a moment. `oldest_at`: when the message that waits longest was made (epoch seconds)."""
+
+    queue: str
+    ready: int
+    delayed: int
+    running: int
+    dead: int
+    oldest_at: float | None = None
+    paused: bool = False
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """A message that will not run again unless somebody says so."""
+
+    queue: str
+    key: bytes
+    data: bytes
+    reason: str
+    detail: str
+    died_at: float
+    casualties: Sequence[Casualty] = ()
+
+
+@runtime_checkable
+class Consumer(Protocol):
+    """Takes and settles messages of some queues, under one owner. Safe to call from several threads."""
+
+    @property
+    def owner(self) -> str:
+        """The name under which messages are held now; a new one after a lost lease."""
+        ...
+
+    def take(self, limit: int, timeout: float) -> list[Delivery]:
+        """Up to `limit` messages, waiting at most `timeout` seconds for the first; never blocks longer.
+
+        Due messages come before ready ones are looked at, higher priorities first, then first in first out.
+        A message is in the holding before it is returned. A paused queue gives nothing.
+        A suspect, or a delivery with a verdict, comes alone.
+
+        Raises:
+            LeaseLost: this owner's lease had ended: all it held is gone; the next call starts under a new owner.
+            BrokerUnavailable, BrokerRefused
+        """
+        ...
+
+    def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
+        """End deliveries, in order. Returns those refused because they were no longer ours.
+
+        For a refused one nothing is stored and nothing is sent. For each of the others: records, then sends, then the
+        action; as one step where everything is in one place, else such that a crash repeats, never omits.
+
+        Raises: BrokerUnavailable, BrokerRefused
+        """
+        ...
+
+    def confirm(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those of the deliveries that are no longer ours; for results kept in another place."""
+        ...
+
+    def wake(self) -> None:
+        """Make a `take` that waits in another thread return soon."""
+        ...
+
+    def close(self) -> None:
+        """Give back what is held, unless the lease is lost already, and end the lease. Idempotent."""
+        ...
+
+
+@runtime_checkable
+class Broker(Protocol):
+    """Keeps messages until they are settled. Safe to call from several threads; fork-aware."""
+
+    @property
+    def place(self) -> str:
+        """Names the server and database, without secrets; equal to a result store's where both are one."""
+        ...
+
+    def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
+        """When it returns, every message survives a restart of the broker, as far as the broker is durable.
+
+        Order is kept within a queue and priority. Idempotent for a retried call within one `send`
+        as far as the server can tell.
+
+        Raises:
+            BrokerUnavailable: not stored, or not known to be stored, within `timeout` seconds in all.
+            BrokerRefused: the server answered and refused.
+        """
+        ...
+
+    def consumer(self, queues: Sequence[str], owner: str, *, lease: float, max_deliveries: int) -> Consumer:
+        """A consumer of these queues, under that owner; its lease lasts `lease` seconds from each renewal."""
+        ...
+
+    def renew(self, queues: Sequence[str], owners: Sequence[str], lease: float, max_deliveries: int) -> list[str]:
+        """Lengthen the leases of owners, and do the queues' housekeeping: end expired leases, wake who is due.
+
+        Returns the owners that had been lost already (also those never known). `owners` may be empty.
+        """
+        ...
+
+    def surrender(
+        self, queues: Sequence[str], owner: str, casualties: Mapping[bytes, Casualty], verdicts: Mapping[bytes, str],
+        max_deliveries: int,
+    ) -> int:  # fmt: skip
+        """A process is dead: end its lease now. Returns how many messages it held.
+
+        By key: a casualty's crash count grows; one with a verdict comes back as a suspect that carries it, counted
+        as no crash; everything else is given back to the head of its queue uncounted.
+        """
+        ...
+
+    def queues(self) -> list[str]:
+        """The names of all queues that were ever sent to, sorted."""
+        ...
+
+    def stats(self, queue: str) -> QueueStats:
+        """Counts and oldest age, at a cost that does not grow with the queue's length."""
+        ...
+
+    def purge(self, queue: str) -> int:
+        """Delete what waits, ready and delayed; not what is running or dead. Returns how many."""
+        ...
+
+    def pause(self, queue: str) -> None:
+        """Consumers take nothing from the queue until `resume`; survives restarts; sending goes on."""
+        ...
+
+    def resume(self, queue: str) -> None: ...
+
+    def dead(self, queue: str, *, after: bytes | None = None, limit: int = 100) -> list[DeadLetter]:
+        """Dead letters, oldest first, from behind the one whose key is `after`."""
+        ...
+
+    def find_dead(self, queue: str, key: bytes) -> DeadLetter | None: ...
+
+    def replay(self, queue: str, keys: Sequence[bytes]) -> int:
+        """Send dead letters again, as one step each, their crash counts forgotten. Returns how many were there."""
+        ...
+
+    def drop(self, queue: str, keys: Sequence[bytes]) -> int:
+        """Delete dead letters. Returns how many were there."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections. Idempotent; a later call opens new ones."""
+        ...
+
+
+class BrokerFactory(Protocol):
+    """How adapters are made: the class itself. `options` are `broker_transport_options` plus the URL's query."""
+
+    def __call__(self, url: Any, options: Mapping[str, Any]) -> Broker: ...

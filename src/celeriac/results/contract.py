@@ -1,0 +1,75 @@
+"""What a result store promises.
+
+A result is a small record under the 16-byte key of its task. The store knows nothing of what is in a record:
+`celeriac.result` writes and reads them (`Stored`). `tests/results` runs one contract suite on every adapter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
+
+from celeriac.brokers.contract import Record
+
+
+@runtime_checkable
+class ResultStore(Protocol):
+    """Keeps results until they expire. Safe to call from several threads; fork-aware.
+
+    Every verb raises ResultStoreUnavailable when the store cannot be reached, and BackendError when it refuses.
+    """
+
+    @property
+    def place(self) -> str:
+        """Names the server and database, without secrets; equal to a broker's where both are one."""
+        ...
+
+    def put(self, records: Sequence[Record]) -> None:
+        """Store records, replacing earlier ones, each until its `ttl` has passed (None: for ever), and wake who waits."""
+        ...
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        """The records that are there, by key; at one round trip for many keys."""
+        ...
+
+    def watch(self, keys: Iterable[bytes]) -> Watch:
+        """Wait for keys, one or many, by notification where the store can tell."""
+        ...
+
+    def forget(self, keys: Sequence[bytes]) -> int:
+        """Delete records. Returns how many were there."""
+        ...
+
+    def sweep(self) -> int:
+        """Delete what has expired, where the server does not do so by itself. Returns how many."""
+        ...
+
+    def close(self) -> None:
+        """Close all connections. Idempotent; a later call opens new ones."""
+        ...
+
+
+@runtime_checkable
+class Watch(Protocol):
+    """A set of keys that are waited for. A context manager; leaves nothing behind at its end."""
+
+    def next(self, timeout: float) -> dict[bytes, bytes]:
+        """Records of watched keys that are new since they were last returned (at first: all there are).
+
+        Blocks until there is one, at most `timeout` seconds; empty then.
+        """
+        ...
+
+    def discard(self, keys: Iterable[bytes]) -> None:
+        """Stop watching these; they are final."""
+        ...
+
+    def __enter__(self) -> Watch: ...
+
+    def __exit__(self, *exc_info: object) -> None: ...
+
+
+class ResultStoreFactory(Protocol):
+    """How adapters are made: the class itself. `options` are `result_backend_transport_options` plus the URL's query."""
+
+    def __call__(self, url: Any, options: Mapping[str, Any]) -> ResultStore: ...
