@@ -1,0 +1,415 @@
+"""What a worker's processes say to each other, and the memory that they share.
+
+Three kinds of process: the *supervisor* (no user code), the *template* (has imported the application, forks),
+and the *children* (take messages and run them). Each child has two things in common with the supervisor:
+
+- a `Channel`: a stream socket for the few words below. Its end of file is how each side learns that the other
+  is gone; a child that reads it stops in order, as after `Drain`.
+- a `ChildBoard`: a memory map that the child writes and the supervisor reads, so that a task costs no message
+  and a stuck child can still be looked at.
+
+Words only: nothing here starts, ends or judges a process. The supervisor reads it too, so it stays cheap to import.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import socket
+import struct
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import count
+from typing import Any, Final
+
+import msgspec
+
+# Exit codes of `celeriac worker`; those above 63 are named in sysexits(3).
+EXIT_OK: Final = 0
+EXIT_FAILURE: Final = 1
+EXIT_USAGE: Final = 64
+EXIT_BROKER_UNAVAILABLE: Final = 69
+
+#: What each exit code of a worker means, for `--help` and the manual.
+EXIT_CODES: Final = {
+    EXIT_OK: "stopped in order",
+    EXIT_FAILURE: "the application cannot be imported, or no child comes up",
+    EXIT_USAGE: "a wrong option, or a setting that cannot work",
+    EXIT_BROKER_UNAVAILABLE: "the broker was away for longer than broker_connection_lost_timeout",
+}
+
+
+class Word(msgspec.Struct, frozen=True, tag=True):
+    """Base of all messages between a worker's processes."""
+
+
+# ---- supervisor -> template
+
+
+class WorkerOptions(Word, frozen=True, kw_only=True):
+    """What the command line asked for; the first word to a template. `settings`: setting name -> value, over the application's own.
+
+    `queues` empty: those of `task_queues`, or the default queue. `pool`, `concurrency` and `processes` None: the
+    application's settings decide. `boot_timeout`: seconds that the template has to import the application.
+    """
+
+    app: str = ""
+    queues: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    include: tuple[str, ...] = ()
+    pool: str | None = None
+    concurrency: int | None = None
+    processes: int | None = None
+    hostname: str = ""
+    loglevel: str = "INFO"
+    logfile: str | None = None
+    quiet: bool = False
+    boot_timeout: float = 60.0
+    settings: dict[str, Any] = {}
+
+
+class Fork(Word, frozen=True):
+    """Fork child `number`, which takes messages under `owner`. Two descriptors come with it: channel and board.
+
+    The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its exit code.
+    """
+
+    number: int
+    owner: str
+    slots: int
+
+
+# ---- template -> supervisor
+
+
+class Ready(Word, frozen=True, kw_only=True):
+    """The application is imported. What the supervisor needs to know of its settings, as effective values.
+
+    `processes` children of `slots` slots each. `limits` are texts for the banner. Times in seconds, memory in KiB.
+    """
+
+    hostname: str
+    app: str
+    broker_url: str
+    broker_options: dict[str, Any]
+    broker_lost_timeout: float | None
+    results: str
+    queues: tuple[str, ...]
+    tasks: tuple[str, ...]
+    pool: str
+    concurrency: int
+    processes: int
+    slots: int
+    lease: float
+    max_deliveries: int
+    shutdown_timeout: float
+    start_timeout: float
+    max_tasks: int | None = None
+    max_memory: int | None = None
+    kill_above_memory: int | None = None
+    max_age: float | None = None
+    max_age_variance: float = 0.0
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+
+
+class ImportFailed(Word, frozen=True):
+    """The application cannot be used: the traceback, and which exit code that is worth."""
+
+    text: str
+    code: int = EXIT_FAILURE
+
+
+class Forked(Word, frozen=True):
+    """Child `number` has this process id."""
+
+    number: int
+    pid: int
+
+
+class Exited(Word, frozen=True):
+    """A child has ended; `status` as of `waitpid`."""
+
+    pid: int
+    status: int
+
+
+# ---- child -> supervisor
+
+
+class ChildReady(Word, frozen=True):
+    """I take messages from now on."""
+
+
+class Owner(Word, frozen=True):
+    """I take under this owner from now on: the lease of the one before was lost."""
+
+    owner: str
+
+
+class Retiring(Word, frozen=True):
+    """I have taken my last message (`max_tasks_per_child`): start my replacement. I exit when I am done."""
+
+    reason: str
+
+
+class Stopped(Word, frozen=True):
+    """All is settled or given back; I exit next."""
+
+    reason: str = ""
+
+
+# ---- supervisor -> child
+
+
+class Drain(Word, frozen=True):
+    """Take nothing more; give back what was not started; finish and settle what runs; exit with 0."""
+
+
+class GiveBack(Word, frozen=True):
+    """As `Drain`, but do not wait for what runs: the supervisor is about to end this process."""
+
+
+_ENCODER: Final = msgspec.msgpack.Encoder()
+_DECODER: Final = msgspec.msgpack.Decoder(
+    WorkerOptions
+    | Ready
+    | ImportFailed
+    | Forked
+    | Exited
+    | Fork
+    | ChildReady
+    | Owner
+    | Retiring
+    | Stopped
+    | Drain
+    | GiveBack
+)
+_LENGTH: Final = struct.Struct("!I")
+_CHUNK: Final = 65536
+
+
+class Channel:
+    """One end of a connection between two of a worker's processes.
+
+    A blocking one waits in `receive`; a non-blocking one (the supervisor's: it must never wait for a child) keeps
+    what cannot be sent until `flush`. A broken connection is silent on sending: the end of file tells it.
+    One thread may send while another receives.
+    """
+
+    def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
+        sock.setblocking(blocking)
+        self._sock = sock
+        self._unread = bytearray()
+        self._unsent: deque[tuple[memoryview, tuple[int, ...]]] = deque()
+        self._fds: deque[int] = deque()
+        self.at_end = False
+
+    def fileno(self) -> int:
+        """The socket's descriptor; -1 when closed."""
+        return self._sock.fileno()
+
+    def send(self, word: Word, fds: Sequence[int] = ()) -> None:
+        """Send a word, with copies of descriptors if given, or keep it for `flush` where that would block.
+
+        The descriptors must stay open until `pending` is False.
+        """
+        data = _ENCODER.encode(word)
+        self._unsent.append((memoryview(_LENGTH.pack(len(data)) + data), tuple(fds)))
+        self.flush()
+
+    @property
+    def pending(self) -> bool:
+        """Whether something waits for `flush`."""
+        return bool(self._unsent)
+
+    def flush(self) -> None:
+        """Send what is kept, as far as it goes."""
+        while self._unsent:
+            data, fds = self._unsent[0]
+            try:
+                sent = socket.send_fds(self._sock, [data], fds) if fds else self._sock.send(data)
+            except BlockingIOError:
+                return
+            except OSError:
+                self._unsent.clear()
+                return
+            if sent == len(data):
+                self._unsent.popleft()
+            else:
+                self._unsent[0] = (data[sent:], ())
+
+    def receive(self) -> Word | None:
+        """The next word. A blocking channel waits for it; None is the end of file.
+
+        A non-blocking channel returns None where there is no whole word yet; `at_end` then tells which.
+        """
+        while (frame := self._frame()) is None and not self.at_end:
+            if not self._read():
+                return None
+        return None if frame is None else _DECODER.decode(frame)
+
+    def words(self) -> Iterator[Word]:
+        """Every word that is there; for a blocking channel every word until the end of file."""
+        while (word := self.receive()) is not None:
+            yield word
+
+    def _read(self) -> bool:
+        try:
+            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, 8)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data, fds = b"", []
+        self._fds.extend(fds)
+        self._unread += data
+        self.at_end = not data
+        return True
+
+    def _frame(self) -> bytes | None:
+        head = _LENGTH.size
+        if len(self._unread) < head:
+            return None
+        end = head + _LENGTH.unpack_from(self._unread)[0]
+        if len(self._unread) < end:
+            return None
+        frame = bytes(self._unread[head:end])
+        del self._unread[:end]
+        return frame
+
+    def take_fd(self) -> int:
+        """The next of the descriptors that came with what was received; the caller owns it."""
+        return self._fds.popleft()
+
+    def close(self) -> None:
+        """Close the socket, and descriptors that nobody took. Idempotent."""
+        self._sock.close()
+        while self._fds:
+            os.close(self._fds.popleft())
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """Two connected sockets for `Channel`."""
+    return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+# ---- the board
+
+_HEADER: Final = struct.Struct("=qqqd")
+_COUNTS: Final = struct.Struct("=qq")
+_MEMORY_AT: Final = _COUNTS.size
+_BEAT_AT: Final = _COUNTS.size + 8
+_NUMBER: Final = struct.Struct("=q")
+_FLOAT: Final = struct.Struct("=d")
+# The run's number stands first and last, and `pack_into` writes a record from front to back after zeroing it: a reader
+# that sees two equal numbers above zero has seen one whole run.
+_SLOT: Final = struct.Struct("=Qdd16s64pxxxxxxxxdQ")
+_STARTED_AT: Final = _SLOT.size - 16
+_FIRST_SLOT: Final = 64
+NAME_SIZE: Final = 63
+
+
+class RunSnapshot(msgspec.Struct, frozen=True, gc=False):
+    """One run as the supervisor sees it. `sequence` is new for each run of the child; times are `clock.monotonic`.
+
+    `soft_at` and `hard_at` are 0.0 where the supervisor has nothing to do at that limit.
+    """
+
+    slot: int
+    sequence: int
+    key: bytes
+    name: str
+    started: float
+    soft_at: float
+    hard_at: float
+
+
+class ChildSnapshot(msgspec.Struct, frozen=True):
+    """A child's board at a moment. `memory` in KiB and `beat_at` (monotonic) are 0 until the child says."""
+
+    done: int
+    failed: int
+    memory: int
+    beat_at: float
+    runs: tuple[RunSnapshot, ...]
+
+
+class ChildBoard:
+    """The memory that one child shares with the supervisor: what runs in each slot since when, and how much is done.
+
+    Written by the child only. Different slots may be written from different threads; `count`, `beat` and
+    `memory` from one thread at a time.
+    """
+
+    def __init__(self, fd: int, slots: int) -> None:
+        """Map a board that was made for that many slots. The descriptor may be closed afterwards."""
+        self.slots = slots
+        self._map = mmap.mmap(fd, board_size(slots))
+        self._sequence = count(1)
+        self._done = 0
+        self._failed = 0
+
+    def begin(
+        self, slot: int, key: bytes, name: bytes, started: float, soft_at: float, hard_at: float
+    ) -> None:
+        """A run starts in a slot. Times are `clock.monotonic`; 0.0 is a limit that is none of the supervisor's.
+
+        `soft_at`: the supervisor sends SIGUSR1. `hard_at`: it kills the process; the run is settled by its verdict.
+        `name` is cut at 63 bytes.
+        """
+        number = next(self._sequence)
+        _SLOT.pack_into(
+            self._map, _FIRST_SLOT + slot * _SLOT.size, number, soft_at, hard_at, key, name, started, number
+        )
+
+    def end(self, slot: int) -> None:
+        """Nothing runs in the slot any more: what was there no longer counts as started."""
+        _FLOAT.pack_into(self._map, _FIRST_SLOT + slot * _SLOT.size + _STARTED_AT, 0.0)
+
+    def count(self, done: int, failed: int) -> None:
+        """So many more runs have ended, and so many of them failed."""
+        self._done += done
+        self._failed += failed
+        _COUNTS.pack_into(self._map, 0, self._done, self._failed)
+
+    def beat(self, now: float) -> None:
+        """The child's loop has come round at that time (monotonic)."""
+        _FLOAT.pack_into(self._map, _BEAT_AT, now)
+
+    def memory(self, kib: int) -> None:
+        """The child's resident memory, where the supervisor cannot see it itself."""
+        _NUMBER.pack_into(self._map, _MEMORY_AT, kib)
+
+    def read(self) -> ChildSnapshot:
+        """What is on the board now. A run that starts or ends while this looks may be seen or not."""
+        done, failed, memory, beat_at = _HEADER.unpack_from(self._map)
+        records = _SLOT.iter_unpack(self._map[_FIRST_SLOT : _FIRST_SLOT + self.slots * _SLOT.size])
+        runs = tuple(
+            RunSnapshot(slot, first, key, name.decode(errors="replace"), started, soft_at, hard_at)
+            for slot, (first, soft_at, hard_at, key, name, started, last) in enumerate(records)
+            if started and first == last
+        )
+        return ChildSnapshot(done, failed, memory, beat_at, runs)
+
+    def close(self) -> None:
+        """Unmap the memory. Idempotent."""
+        self._map.close()
+
+
+def board_size(slots: int) -> int:
+    """Bytes of a board for that many slots."""
+    return _FIRST_SLOT + slots * _SLOT.size
+
+
+def board_fd(slots: int) -> int:
+    """A new descriptor of memory for a board, all idle. The caller closes it."""
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("celeriac-board")
+    else:
+        fd, path = tempfile.mkstemp(prefix="celeriac-board-")
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+    os.ftruncate(fd, board_size(slots))
+    return fd
