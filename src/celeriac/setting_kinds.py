@@ -13,20 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any, TypeGuard, cast
 
 from celeriac.plugins import nearest
 
-_WORDS = {
-    "1": True,
-    "true": True,
-    "yes": True,
-    "on": True,
-    "0": False,
-    "false": False,
-    "no": False,
-    "off": False,
-}
+_TRUE = ("1", "true", "yes", "on")
+_FALSE = ("0", "false", "no", "off")
+_WORDS: Mapping[str, bool] = MappingProxyType({word: word in _TRUE for word in (*_TRUE, *_FALSE)})
 _RATE = re.compile(r"\d+(\.\d+)?(/[smh])?", re.ASCII)
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
@@ -46,6 +39,11 @@ class Kind:
     choices: tuple[str, ...] = ()
 
 
+def is_mapping(value: Any) -> TypeGuard[Mapping[Any, Any]]:
+    """Whether it has keys and values."""
+    return isinstance(value, Mapping)
+
+
 def integer(minimum: int = 0, *words: str) -> Kind:
     """A whole number, or one of the words."""
 
@@ -56,7 +54,7 @@ def integer(minimum: int = 0, *words: str) -> Kind:
             raise NotOfKind(_number_hint(value) + (nearest(value, words) if isinstance(value, str) else ""))
         return _not_below(value, minimum)
 
-    expects = " or ".join([f"a whole number, {minimum} or more", *map(repr, words)])
+    expects = " or ".join([f"a whole number ({minimum} or more)", *map(repr, words)])
     name = " or ".join(["integer", *map(repr, words)])
     return Kind(name, expects, accept, lambda text: accept(text if text in words else _parsed(int, text)))
 
@@ -69,7 +67,9 @@ def number(minimum: float = 0.0) -> Kind:
             raise NotOfKind(_number_hint(value))
         return _not_below(value, minimum)
 
-    return Kind("number", f"a number, {minimum:g} or more", accept, lambda text: accept(_parsed(float, text)))
+    return Kind(
+        "number", f"a number ({minimum:g} or more)", accept, lambda text: accept(_parsed(float, text))
+    )
 
 
 def seconds(minimum: float = 0.0) -> Kind:
@@ -82,7 +82,7 @@ def seconds(minimum: float = 0.0) -> Kind:
             raise NotOfKind(_number_hint(value))
         return float(_not_below(value, minimum))
 
-    expects = f"a number of seconds (or a timedelta), {minimum:g} or more"
+    expects = f"a number of seconds or a timedelta ({minimum:g} or more)"
     return Kind("seconds", expects, accept, lambda text: accept(_parsed(float, text)))
 
 
@@ -99,7 +99,8 @@ def one_of(*choices: str) -> Kind:
 
 def _accept_boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise NotOfKind(" Write it without quotes." if isinstance(value, str) else "")
+        is_quoted = isinstance(value, str) and value.lower() in _WORDS
+        raise NotOfKind(" Write it without quotes." if is_quoted else "")
     return value
 
 
@@ -146,9 +147,9 @@ def _read_names(text: str) -> tuple[str, ...]:
 
 
 def _accept_mapping(value: Any) -> dict[Any, Any]:
-    if not isinstance(value, Mapping):
+    if not is_mapping(value):
         raise NotOfKind("")
-    return dict(cast("Mapping[Any, Any]", value))
+    return dict(value)
 
 
 def _read_json(text: str) -> Any:

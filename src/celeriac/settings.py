@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, cast
+from typing import Any
 
 from celeriac import setting_kinds as kinds
 from celeriac.exceptions import ImproperlyConfigured
@@ -28,6 +28,7 @@ from celeriac.setting_kinds import (
     TIMEZONE,
     URL,
     integer,
+    is_mapping,
     number,
     one_of,
     seconds,
@@ -109,9 +110,8 @@ def mask(value: Any) -> Any:
     """The value with the passwords of its URLs, and what stands under a secret's name, replaced by `***`."""
     if isinstance(value, str):
         return mask_url(value)
-    if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        return {key: MASK if item and names_secret(str(key)) else mask(item) for key, item in items}
+    if is_mapping(value):
+        return {key: MASK if item and names_secret(str(key)) else mask(item) for key, item in value.items()}
     if type(value) in (list, tuple, set, frozenset):
         return type(value)(mask(item) for item in value)
     return value
@@ -209,7 +209,7 @@ _TASK = (
     Setting("task_acks_on_timeout", BOOLEAN, None,
             "Whether a run that timed out is settled; None follows `task_acks_on_failure_or_timeout`."),
     Setting("task_reject_on_worker_lost", BOOLEAN, None,
-            "Whether a task whose process died runs again: None or True up to `task_max_deliveries`, False never.",
+            "Whether a task runs again whose process died; None is yes, up to `task_max_deliveries`.",
             "CELERY_REJECT_ON_WORKER_LOST"),
     Setting("task_max_deliveries", integer(1), 3,
             "Deliveries that ended with a dead process, after which a message goes to the dead letters."),
