@@ -8,7 +8,8 @@ and the *children* (take messages and run them). Each child has two things in co
 - a `ChildBoard`: a memory map that the child writes and the supervisor reads, so that a task costs no message
   and a stuck child can still be looked at.
 
-Words only: nothing here starts, ends or judges a process. The supervisor reads it too, so it stays cheap to import.
+Words only: nothing here starts, ends or judges a process. The supervisor reads it too, so it stays cheap to
+import.
 """
 
 from __future__ import annotations
@@ -49,10 +50,11 @@ class Word(msgspec.Struct, frozen=True, tag=True):
 
 
 class WorkerOptions(Word, frozen=True, kw_only=True):
-    """What the command line asked for; the first word to a template. `settings`: setting name -> value, over the application's own.
+    """What the command line asked for; the first word to a template.
 
-    `queues` empty: those of `task_queues`, or the default queue. `pool`, `concurrency` and `processes` None: the
-    application's settings decide. `boot_timeout`: seconds that the template has to import the application.
+    `settings`: setting name -> value, over the application's own. `queues` empty: those of `task_queues`, or the
+    default queue. `pool`, `concurrency` and `processes` None: the application's settings decide. `boot_timeout`:
+    seconds that the template has to import the application.
     """
 
     app: str = ""
@@ -71,9 +73,10 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
 
 
 class Fork(Word, frozen=True):
-    """Fork child `number`, which takes messages under `owner`. Two descriptors come with it: channel and board.
+    """Fork child `number`, which takes messages under `owner`. Its channel and its board come as descriptors.
 
-    The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its exit code.
+    The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its exit
+    code.
     """
 
     number: int
@@ -87,7 +90,7 @@ class Fork(Word, frozen=True):
 class Ready(Word, frozen=True, kw_only=True):
     """The application is imported. What the supervisor needs to know of its settings, as effective values.
 
-    `processes` children of `slots` slots each. `limits` are texts for the banner. Times in seconds, memory in KiB.
+    `processes` children of `slots` slots each. Times in seconds, memory in KiB.
     """
 
     hostname: str
@@ -194,8 +197,8 @@ _CHUNK: Final = 65536
 class Channel:
     """One end of a connection between two of a worker's processes.
 
-    A blocking one waits in `receive`; a non-blocking one (the supervisor's: it must never wait for a child) keeps
-    what cannot be sent until `flush`. A broken connection is silent on sending: the end of file tells it.
+    A blocking one waits in `receive`; a non-blocking one (the supervisor's: it must never wait for a child)
+    keeps what cannot be sent until `flush`. A broken connection is silent on sending: the end of file tells it.
     One thread may send while another receives.
     """
 
@@ -303,8 +306,8 @@ _MEMORY_AT: Final = _COUNTS.size
 _BEAT_AT: Final = _COUNTS.size + 8
 _NUMBER: Final = struct.Struct("=q")
 _FLOAT: Final = struct.Struct("=d")
-# The run's number stands first and last, and `pack_into` writes a record from front to back after zeroing it: a reader
-# that sees two equal numbers above zero has seen one whole run.
+# The run's number stands first and last, and a record is written from front to back: a reader that sees two
+# equal numbers has seen one whole run.
 _SLOT: Final = struct.Struct("=Qdd16s64pxxxxxxxxdQ")
 _STARTED_AT: Final = _SLOT.size - 16
 _FIRST_SLOT: Final = 64
@@ -312,8 +315,9 @@ NAME_SIZE: Final = 63
 
 
 class RunSnapshot(msgspec.Struct, frozen=True, gc=False):
-    """One run as the supervisor sees it. `sequence` is new for each run of the child; times are `clock.monotonic`.
+    """One run as the supervisor sees it. `sequence` is new for each run of the child.
 
+    Times are `clock.monotonic`.
     `soft_at` and `hard_at` are 0.0 where the supervisor has nothing to do at that limit.
     """
 
@@ -337,7 +341,7 @@ class ChildSnapshot(msgspec.Struct, frozen=True):
 
 
 class ChildBoard:
-    """The memory that one child shares with the supervisor: what runs in each slot since when, and how much is done.
+    """The memory that one child shares with the supervisor: what runs in each slot since when, how much is done.
 
     Written by the child only. Different slots may be written from different threads; `count`, `beat` and
     `memory` from one thread at a time.
@@ -354,9 +358,10 @@ class ChildBoard:
     def begin(
         self, slot: int, key: bytes, name: bytes, started: float, soft_at: float, hard_at: float
     ) -> None:
-        """A run starts in a slot. Times are `clock.monotonic`; 0.0 is a limit that is none of the supervisor's.
+        """A run starts in a slot. Times are `clock.monotonic`; 0.0 is a limit that the supervisor leaves alone.
 
-        `soft_at`: the supervisor sends SIGUSR1. `hard_at`: it kills the process; the run is settled by its verdict.
+        `soft_at`: the supervisor sends SIGUSR1. `hard_at`: it kills the process, and the run comes back with the
+        verdict `time_limit:<seconds>`.
         `name` is cut at 63 bytes.
         """
         number = next(self._sequence)
