@@ -14,12 +14,10 @@ import.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import socket
 import struct
-import tempfile
 from collections import deque
 from collections.abc import Iterator, Sequence
 from itertools import count
@@ -52,9 +50,9 @@ class Word(msgspec.Struct, frozen=True, tag=True):
 class WorkerOptions(Word, frozen=True, kw_only=True):
     """What the command line asked for; the first word to a template.
 
-    `settings`: setting name -> value, over the application's own. `queues` empty: those of `task_queues`, or the
-    default queue. `pool`, `concurrency` and `processes` None: the application's settings decide. `boot_timeout`:
-    seconds that the template has to import the application.
+    `settings`: setting name -> value, over the application's own. `queues` empty: those of `task_queues`,
+    or the default queue. `pool`, `concurrency` and `processes` None: the application's settings decide.
+    `boot_timeout`: seconds that the template has to import the application.
     """
 
     app: str = ""
@@ -73,10 +71,10 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
 
 
 class Fork(Word, frozen=True):
-    """Fork child `number`, which takes messages under `owner`. Its channel and its board come as descriptors.
+    """Fork child `number`, which takes messages under `owner`. Descriptors: channel, board.
 
-    The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its exit
-    code.
+    The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its
+    exit code.
     """
 
     number: int
@@ -198,8 +196,8 @@ class Channel:
     """One end of a connection between two of a worker's processes.
 
     A blocking one waits in `receive`; a non-blocking one (the supervisor's: it must never wait for a child)
-    keeps what cannot be sent until `flush`. A broken connection is silent on sending: the end of file tells it.
-    One thread may send while another receives.
+    keeps what cannot be sent until `flush`. A broken connection is silent on sending: the end of file tells
+    it. One thread may send while another receives.
     """
 
     def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
@@ -341,7 +339,7 @@ class ChildSnapshot(msgspec.Struct, frozen=True):
 
 
 class ChildBoard:
-    """The memory that one child shares with the supervisor: what runs in each slot since when, how much is done.
+    """The memory that one child shares with the supervisor: what runs in each slot since when, and the counts.
 
     Written by the child only. Different slots may be written from different threads; `count`, `beat` and
     `memory` from one thread at a time.
@@ -358,11 +356,10 @@ class ChildBoard:
     def begin(
         self, slot: int, key: bytes, name: bytes, started: float, soft_at: float, hard_at: float
     ) -> None:
-        """A run starts in a slot. Times are `clock.monotonic`; 0.0 is a limit that the supervisor leaves alone.
+        """A run starts in a slot. Times are `clock.monotonic`; 0.0 is a limit that is kept elsewhere.
 
-        `soft_at`: the supervisor sends SIGUSR1. `hard_at`: it kills the process, and the run comes back with the
-        verdict `time_limit:<seconds>`.
-        `name` is cut at 63 bytes.
+        `soft_at`: the supervisor sends SIGUSR1. `hard_at`: it kills the process, and the run comes back
+        with the verdict `time_limit:<seconds>`. `name` is cut at 63 bytes.
         """
         number = next(self._sequence)
         _SLOT.pack_into(
@@ -413,8 +410,8 @@ def board_fd(slots: int) -> int:
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("celeriac-board")
     else:
-        fd, path = tempfile.mkstemp(prefix="celeriac-board-")
-        with contextlib.suppress(OSError):
-            os.unlink(path)
+        path = f"{os.environ.get('TMPDIR', '/tmp')}/celeriac-board-{os.urandom(16).hex()}"
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        os.unlink(path)
     os.ftruncate(fd, board_size(slots))
     return fd
