@@ -1,0 +1,264 @@
+"""Stored: what is known of a run, to bytes and back; the record that a result store keeps.
+
+The bytes: one for the version, one for the state, then a MessagePack array of the result, the time of its end
+and, where there is more to say, a sparse map. A small result takes about 13 bytes.
+
+An exception travels as class name, module and args. It is rebuilt only from classes that this process has
+already imported: reading a record never imports what the record names.
+
+Words only: no result store, no task.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Collection
+from typing import Any, Final, cast
+
+import msgspec
+
+from celeriac import codecs, states
+from celeriac.exceptions import BackendGetMetaError, CeleriacError, EncodeError, UnrebuiltError
+
+VERSION: Final = 1
+_CODES: Final = (
+    states.PENDING, states.RECEIVED, states.STARTED, states.SUCCESS, states.FAILURE, states.RETRY,
+    states.REVOKED, states.REJECTED, states.IGNORED,
+)  # fmt: skip
+_CODE_OF: Final = {state: code for code, state in enumerate(_CODES)}
+_OWN_STATE: Final = 255
+_SUCCESS: Final = bytes([VERSION, _CODE_OF[states.SUCCESS]])
+
+
+class Stored(msgspec.Struct):
+    """One record. `result` is the return value, the exception, or the `meta` of a state of the task's own.
+
+    `children` are results in their tuple form. What follows is kept only with `result_extended`.
+    """
+
+    state: str
+    result: Any = None
+    date_done: float | None = None
+    traceback: str | None = None
+    children: list[Any] | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    name: str | None = None
+    args: Any = None
+    kwargs: Any = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+
+
+class _More(msgspec.Struct, omit_defaults=True, rename={
+    "state": "s", "traceback": "t", "children": "c", "parent_id": "p", "group_id": "g", "name": "n",
+    "args": "a", "kwargs": "k", "worker": "w", "retries": "r", "queue": "q", "serializer": "z", "compression": "y",
+}):  # fmt: skip
+    """Everything of a record that most records lack."""
+
+    state: str | None = None
+    traceback: str | None = None
+    children: list[Any] | None = None
+    parent_id: str | None = None
+    group_id: str | None = None
+    name: str | None = None
+    args: Any = None
+    kwargs: Any = None
+    worker: str | None = None
+    retries: int | None = None
+    queue: str | None = None
+    #: Where set, the result is a byte string written with it.
+    serializer: str | None = None
+    compression: str | None = None
+
+
+class _Wire(msgspec.Struct, array_like=True):
+    result: Any
+    date_done: float | None = None
+    more: _More | None = None
+
+
+_pack: Final = msgspec.msgpack.Encoder().encode
+_unpack: Final = msgspec.msgpack.Decoder(_Wire, ext_hook=codecs.ext_hook).decode
+
+
+def failure_of(exc: BaseException, traceback: str | None, date_done: float | None = None) -> Stored:
+    """The record of a run that ended with that exception."""
+    return Stored(states.FAILURE, exc, date_done, traceback)
+
+
+def encode(
+    stored: Stored,
+    serializer: str = "msgpack",
+    accept: Collection[str] = ("msgpack",),
+    compression: str | None = None,
+) -> bytes:
+    """The bytes of a record. An exception is always written: what of it does not travel becomes text.
+
+    Raises:
+        EncodeError: the return value does not travel; the text says which part.
+    """
+    result = stored.result
+    if type(result) in codecs.SCALARS and stored.state == states.SUCCESS and serializer == "msgpack":
+        fast = _encode_small(stored)
+        if fast is not None and compression is None:
+            return fast
+    return _encode_fully(stored, serializer, accept, compression)
+
+
+def _encode_small(stored: Stored) -> bytes | None:
+    """The bytes of a success with a scalar result and nothing else to say; None where there is more."""
+    if not (
+        stored.traceback is stored.children is stored.parent_id is stored.group_id is stored.name is None
+        and stored.worker is stored.retries is stored.queue is None
+    ):
+        return None
+    try:
+        return _SUCCESS + _pack((stored.result, stored.date_done))
+    except (OverflowError, UnicodeEncodeError):
+        return None
+
+
+def _encode_fully(stored: Stored, serializer: str, accept: Collection[str], compression: str | None) -> bytes:
+    code = _CODE_OF.get(stored.state, _OWN_STATE)
+    more = {
+        "s": stored.state if code == _OWN_STATE else None,
+        "t": _writable(stored.traceback), "c": stored.children, "p": stored.parent_id, "g": stored.group_id,
+        "n": stored.name, "a": _shown(stored.args), "k": _shown(stored.kwargs), "w": stored.worker,
+        "r": stored.retries, "q": stored.queue,
+    }  # fmt: skip
+    result = stored.result
+    if isinstance(result, BaseException):
+        result = _fields_of(result, serializer, accept)
+    name = codecs.codec_name(serializer)
+    if name == "msgpack" and compression is None:
+        result = codecs.lower_msgpack(result, "the result")
+    else:
+        result = codecs.dump(name, result, accept)
+        more["z"] = name
+        if compression is not None:
+            result = codecs.compress(compression, result)
+            more["y"] = compression
+    present = {key: value for key, value in more.items() if value is not None}
+    wire = (
+        (result, stored.date_done, codecs.lower_msgpack(present)) if present else (result, stored.date_done)
+    )
+    try:
+        return bytes((VERSION, code)) + _pack(wire)
+    except (UnicodeEncodeError, TypeError, ValueError) as exc:
+        raise EncodeError(f"the result cannot be written: {exc}") from exc
+
+
+def _shown(value: Any) -> Any:
+    """Arguments as they were, or their text where they do not travel: they are for people to read."""
+    if value is None:
+        return None
+    try:
+        return codecs.lower_msgpack(value)
+    except EncodeError:
+        return _text_of(value)
+
+
+def _fields_of(exc: BaseException, serializer: str, accept: Collection[str]) -> list[Any]:
+    """Class name, module, args and, where it says more than the args, the text."""
+    kind = type(exc)
+    text = _text_of(exc, str)
+    args = [_travelling(value, serializer, accept) for value in exc.args]
+    fields: list[Any] = [_writable(kind.__qualname__), _writable(kind.__module__), args]
+    return fields if text == _plain_text(args) else [*fields, text]
+
+
+def _travelling(value: Any, serializer: str, accept: Collection[str]) -> Any:
+    if isinstance(value, str):
+        return _writable(value)
+    try:
+        codecs.dump(serializer, value, accept)
+    except CeleriacError:
+        return _text_of(value)
+    return value
+
+
+def _text_of(value: Any, show: Any = repr) -> str:
+    """The text of a value whose own code may be broken."""
+    try:
+        return cast("str", _writable(show(value)))
+    except Exception as exc:  # noqa: BLE001 - user code: the failure itself must still be told
+        return f"<{type(value).__name__}: its text cannot be had: {type(exc).__name__}>"
+
+
+def _writable(text: str | None) -> str | None:
+    """The text without what UTF-8 cannot hold."""
+    return text if text is None or text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain_text(args: list[Any]) -> str:
+    return str(args[0]) if len(args) == 1 else str(tuple(args)) if args else ""
+
+
+def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Stored:
+    """The record that these bytes are.
+
+    Raises:
+        BackendGetMetaError: they are none, or of a later version.
+        ContentDisallowed: the result's serializer is not accepted here.
+    """
+    if len(data) < 3 or data[0] != VERSION or not (data[1] < len(_CODES) or data[1] == _OWN_STATE):
+        raise BackendGetMetaError("the stored result is none of Celeriac's, or of a later version")
+    try:
+        wire = _unpack(data[2:])
+    except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise BackendGetMetaError(f"the stored result cannot be read: {exc}") from exc
+    more = wire.more
+    result = wire.result
+    if more is None:
+        state = _CODES[data[1]] if data[1] != _OWN_STATE else "?"
+        return Stored(state, rebuild(result) if state in states.EXCEPTION_STATES else result, wire.date_done)
+    if more.serializer is not None:
+        if more.compression is not None:
+            result = codecs.expand(more.compression, result)
+        result = codecs.load(more.serializer, result, accept)
+    state = more.state or _CODES[data[1]]
+    if state in states.EXCEPTION_STATES:
+        result = rebuild(result)
+    return Stored(
+        state, result, wire.date_done, more.traceback, more.children, more.parent_id, more.group_id,
+        more.name, more.args, more.kwargs, more.worker, more.retries, more.queue,
+    )  # fmt: skip
+
+
+def rebuild(fields: Any) -> Any:
+    """The exception that was stored, or an `UnrebuiltError` of that class name where its class is not here."""
+    if not (isinstance(fields, list) and len(cast("list[Any]", fields)) >= 3):
+        return fields
+    name, module, args, *rest = cast("list[Any]", fields)
+    said = rest[0] if rest else _plain_text(args)
+    kind = _find_class(name, module)
+    if kind is None:
+        return _stand_in(name, module, said, "whose class is not imported here")
+    with contextlib.suppress(Exception):  # user code: a constructor may ask for more than the args tell
+        return kind(*args)
+    try:
+        exc = kind.__new__(kind, *args)
+        exc.args = tuple(args)
+    except Exception:  # noqa: BLE001 - as above
+        return _stand_in(name, module, said, "which cannot be built again from its args")
+    return exc
+
+
+def _stand_in(name: str, module: str, said: str, why: str) -> UnrebuiltError:
+    kind = type(name.rpartition(".")[2], (UnrebuiltError,), {"__module__": module})
+    named = f"{module}.{name}, {why}"
+    stand_in: UnrebuiltError = kind(f"{said} ({named})" if said else named)
+    return stand_in
+
+
+def _find_class(name: str, module: str) -> type[Exception] | None:
+    """The exception class, where this process has imported it already."""
+    found: Any = sys.modules.get(module)
+    for part in name.split("."):
+        found = getattr(found, "__dict__", {}).get(part)
+    if isinstance(found, type) and issubclass(found, Exception):
+        return cast("type[Exception]", found)
+    return None
