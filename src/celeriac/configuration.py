@@ -81,7 +81,7 @@ class Configuration:
         self._apply(Level.OBJECT, sources.from_object(opened, source, namespace))
 
     def config_from_environment_module(self) -> bool:
-        """Read the module that `CELERIAC_CONFIG_MODULE` or `CELERY_CONFIG_MODULE` names; False if none is set."""
+        """Read the module named by `CELERIAC_CONFIG_MODULE` or `CELERY_CONFIG_MODULE`; False if none is."""
         for variable in sources.MODULE_VARIABLES:
             if name := self._environ.get(variable):
                 self.config_from_object(name)
@@ -110,7 +110,7 @@ class Configuration:
         self.write({**(values or {}), **named}, "the program")
 
     def freeze(self, reason: str) -> None:
-        """Refuse writes from now on. The reason completes "the settings are fixed since ..."; the first stays."""
+        """Refuse writes from now on. The reason completes `the settings are fixed since ...`."""
         self._frozen_by = self._frozen_by or reason
 
     def get(self, name: str, default: Any = None) -> Any:
@@ -223,21 +223,26 @@ class Configuration:
             raise ImproperlyConfigured(
                 f"{names} cannot be set now: the settings are fixed since {self._frozen_by}. Set it earlier."
             )
-        for name, one in given.items():
-            if name in WITHOUT_EFFECT and WITHOUT_EFFECT[name].refused and one.value is not None:
-                raise ImproperlyConfigured(
-                    f"{one.key!r} is not used any more (given by: {one.source}): {WITHOUT_EFFECT[name].why}"
-                )
+        for name in given.keys() & WITHOUT_EFFECT.keys():
+            self._refuse_if_missed(given[name], given)
+        for name in given.keys() & SETTINGS.keys():
+            self._levels[level][name] = given[name]
+            self.__dict__[name] = self._strongest(name).value
         for name, one in given.items():
             if name in WITHOUT_EFFECT:
                 self._without_effect[name] = one.value
                 self._warn(one.key, WITHOUT_EFFECT[name].why, one.source)
-                continue
-            self._levels[level][name] = one
-            self.__dict__[name] = self._strongest(name).value
-            if name.endswith("_transport_options"):
-                for option in one.value.keys() & OPTIONS_WITHOUT_EFFECT.keys():
+            elif name.endswith("_transport_options"):
+                for option in sorted(one.value.keys() & OPTIONS_WITHOUT_EFFECT.keys()):
                     self._warn(f"{name}[{option!r}]", OPTIONS_WITHOUT_EFFECT[option], one.source)
+
+    def _refuse_if_missed(self, one: Given, given: Mapping[str, Given]) -> None:
+        url = WITHOUT_EFFECT[one.name].missed_without
+        if url and one.value is not None and url not in given and not self.value_set_for(url):
+            raise ImproperlyConfigured(
+                f"{one.key!r} is not used any more (given by: {one.source}). "
+                f"Set {url!r} instead: scheme://user:password@host:port/name"
+            )
 
     def _warn(self, name: str, why: str, source: str) -> None:
         if name not in self._warned:

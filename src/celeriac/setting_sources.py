@@ -54,7 +54,7 @@ class Given:
 
 
 def current_name(key: str) -> str | None:
-    """Today's name of the setting that the key names: that name, Celery's old one, or `CELERY_` and the name."""
+    """Today's name of the setting that the key names: by that name, Celery's old one, or `CELERY_` and it."""
     if key in SETTINGS or key in WITHOUT_EFFECT:
         return key
     known = OLD_NAMES.get(key) or OLD_NAMES_WITHOUT_EFFECT.get(key)

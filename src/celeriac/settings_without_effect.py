@@ -1,7 +1,7 @@
 """The settings of Celery's that have nothing to act on here, and why.
 
 They are accepted, so that a settings module of Celery's can be used as it is, with one warning each that
-gives the reason. A few that say where the broker is would be missed: they are refused, with what to write.
+gives the reason. Those that say where a server is are refused while no URL says it: they would be missed.
 Each row reads `name=OLD_NAME`, or `name` alone where Celery has no old name.
 """
 
@@ -14,12 +14,12 @@ from types import MappingProxyType
 
 @dataclass(frozen=True, slots=True)
 class WithoutEffect:
-    """A setting of Celery's that does nothing here; giving a refused one is an error."""
+    """A setting of Celery's that does nothing here; without `missed_without` it is an error."""
 
     name: str
     why: str
     old: str | None = None
-    refused: bool = False
+    missed_without: str | None = None
 
 
 _ACCEPTED: Mapping[str, str] = MappingProxyType({
@@ -163,12 +163,12 @@ _ACCEPTED: Mapping[str, str] = MappingProxyType({
     """,
 })  # fmt: skip
 
-_REFUSED: Mapping[str, str] = MappingProxyType({
-    "write it into `broker_url`: scheme://user:password@host:port/name": """
+_PARTS_OF_URLS: Mapping[str, str] = MappingProxyType({
+    "broker_url": """
         broker_host=BROKER_HOST broker_password=BROKER_PASSWORD broker_port=BROKER_PORT
         broker_transport=BROKER_TRANSPORT broker_user=BROKER_USER broker_vhost=BROKER_VHOST
     """,
-    "write it into `result_backend`: scheme://user:password@host:port/name": """
+    "result_backend": """
         redis_db=CELERY_REDIS_DB redis_host=CELERY_REDIS_HOST redis_password=CELERY_REDIS_PASSWORD
         redis_port=CELERY_REDIS_PORT redis_username=CELERY_REDIS_USERNAME
     """,
@@ -178,17 +178,24 @@ _LEASES = "a task belongs to its worker while that worker lives, however long it
 _OWN_LAYOUT = "messages are kept in another way here, which has no such part"
 
 
-def _rows(table: Mapping[str, str], refused: bool) -> dict[str, WithoutEffect]:
-    rows = (
-        (name, why, old)
-        for why, text in table.items()
-        for name, _, old in (row.partition("=") for row in text.split())
-    )
-    return {name: WithoutEffect(name, why, old or None, refused) for name, why, old in rows}
+def _rows(why: str, text: str, missed_without: str | None = None) -> dict[str, WithoutEffect]:
+    pairs = (row.partition("=")[::2] for row in text.split())
+    return {name: WithoutEffect(name, why, old or None, missed_without) for name, old in pairs}
+
+
+def _part_of(url: str) -> str:
+    return f"`{url}` says it: scheme://user:password@host:port/name"
 
 
 WITHOUT_EFFECT: Mapping[str, WithoutEffect] = MappingProxyType(
-    _rows(_ACCEPTED, False) | _rows(_REFUSED, True)
+    dict(
+        row
+        for rows in (
+            *(_rows(why, text) for why, text in _ACCEPTED.items()),
+            *(_rows(_part_of(url), text, url) for url, text in _PARTS_OF_URLS.items()),
+        )
+        for row in rows.items()
+    )
 )
 
 OLD_NAMES_WITHOUT_EFFECT: Mapping[str, str] = MappingProxyType(
