@@ -74,12 +74,13 @@ class Fork(Word, frozen=True):
     """Fork child `number`, which takes messages under `owner`. Descriptors: channel, board.
 
     The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its
-    exit code.
+    exit code. A standby child gets ready, says so, and takes nothing before `Begin`: it replaces another.
     """
 
     number: int
     owner: str
     slots: int
+    standby: bool = False
 
 
 # ---- template -> supervisor
@@ -141,7 +142,9 @@ class Exited(Word, frozen=True):
 
 
 class ChildReady(Word, frozen=True):
-    """I take messages from now on."""
+    """I take messages from now on, or from `Begin` on if I am a standby. `pid` is my own."""
+
+    pid: int
 
 
 class Owner(Word, frozen=True):
@@ -151,13 +154,16 @@ class Owner(Word, frozen=True):
 
 
 class Retiring(Word, frozen=True):
-    """I have taken my last message (`max_tasks_per_child`): start my replacement. I exit when I am done."""
+    """I have taken my last message (`max_tasks_per_child`): start my replacement.
+
+    When I am done I say `Stopped` and exit with 0.
+    """
 
     reason: str
 
 
 class Stopped(Word, frozen=True):
-    """All is settled or given back; I exit next."""
+    """All is settled or given back, and my lease is ended; I exit next."""
 
     reason: str = ""
 
@@ -165,12 +171,15 @@ class Stopped(Word, frozen=True):
 # ---- supervisor -> child
 
 
+class Begin(Word, frozen=True):
+    """To a standby child: take messages from now on. It may come before the child has said `ChildReady`."""
+
+
 class Drain(Word, frozen=True):
-    """Take nothing more; give back what was not started; finish and settle what runs; exit with 0."""
+    """Take nothing more; give back what was not started; finish and settle what runs; say `Stopped`; exit 0.
 
-
-class GiveBack(Word, frozen=True):
-    """As `Drain`, but do not wait for what runs: the supervisor is about to end this process."""
+    The end of the channel's file means the same.
+    """
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -185,11 +194,13 @@ _DECODER: Final = msgspec.msgpack.Decoder(
     | Owner
     | Retiring
     | Stopped
+    | Begin
     | Drain
-    | GiveBack
 )
 _LENGTH: Final = struct.Struct("!I")
 _CHUNK: Final = 65536
+# A program that a task starts must not keep its child's channel open.
+_CLOSE_ON_EXEC: Final[int] = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 
 
 class Channel:
@@ -259,7 +270,7 @@ class Channel:
 
     def _read(self) -> bool:
         try:
-            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, 8)
+            data, fds, _, _ = socket.recv_fds(self._sock, _CHUNK, 8, _CLOSE_ON_EXEC)
         except BlockingIOError:
             return False
         except OSError:
@@ -339,7 +350,7 @@ class ChildSnapshot(msgspec.Struct, frozen=True):
 
 
 class ChildBoard:
-    """The memory that one child shares with the supervisor: what runs in each slot since when, and the counts.
+    """The memory that one child shares with the supervisor: what runs in which slot since when, and counts.
 
     Written by the child only. Different slots may be written from different threads; `count`, `beat` and
     `memory` from one thread at a time.
