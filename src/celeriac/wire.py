@@ -212,12 +212,16 @@ class Channel:
     """
 
     def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
-        sock.setblocking(blocking)
         self._sock = sock
         self._unread = bytearray()
         self._unsent: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._fds: deque[int] = deque()
         self.at_end = False
+        self.set_blocking(blocking)
+
+    def set_blocking(self, blocking: bool) -> None:
+        """Whether sending and receiving wait."""
+        self._sock.setblocking(blocking)
 
     def fileno(self) -> int:
         """The socket's descriptor; -1 when closed."""

@@ -1,0 +1,202 @@
+"""The template: imports the application once, then forks children that have it already.
+
+It runs nothing else: no task, no thread, no broker connection, so that a fork copies no lock that somebody
+holds. It obeys its supervisor's channel and ends with it. Children outlive it: each has a channel of its
+own.
+
+`worker/__main__.py` starts it with the real application finder and `run_child`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import os
+import platform
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from celeriac import pools, wire
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.wire import Channel, ChildBoard, Fork, WorkerOptions
+
+RunChild = Callable[[Any, WorkerOptions, Fork, Channel, ChildBoard], int]
+Load = Callable[[WorkerOptions], Any]
+
+# A terminal sends these to the whole process group; the supervisor is the one that acts on them.
+_SUPERVISORS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
+
+
+def serve(fd: int, load: Load, run_child: RunChild) -> int:
+    """Import the application that the supervisor names, then fork children until the channel ends.
+
+    `load` answers with the finished application. Returns an exit code; a child never returns.
+    """
+    for number in _SUPERVISORS_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    channel = Channel(socket.socket(fileno=fd))
+    options = channel.receive()
+    if not isinstance(options, WorkerOptions):
+        return wire.EXIT_FAILURE
+    try:
+        app = load(options)
+        ready = describe(app, options)
+    except ImproperlyConfigured as exc:
+        channel.send(wire.ImportFailed(f"{type(exc).__name__}: {exc}\n", wire.EXIT_USAGE))
+        return wire.EXIT_USAGE
+    except BaseException:  # noqa: BLE001 - user code, which may even exit; the supervisor tells it
+        channel.send(wire.ImportFailed(traceback.format_exc()))
+        return wire.EXIT_FAILURE
+    # What the children share with this process must not be touched by their garbage collectors.
+    gc.collect()
+    gc.freeze()
+    channel.send(ready)
+    return _Forks(app, options, channel, run_child).serve()
+
+
+class _Forks:
+    """The loop of a template that is ready, and the process ids of the children it has forked."""
+
+    def __init__(self, app: Any, options: WorkerOptions, channel: Channel, run_child: RunChild) -> None:
+        self._app = app
+        self._options = options
+        self._run_child = run_child
+        self._channel = channel
+        self._pids: set[int] = set()
+        self._wake_reader, self._wake_writer = socket.socketpair()
+
+    def serve(self) -> int:
+        self._channel.set_blocking(False)
+        self._wake_reader.setblocking(False)
+        self._wake_writer.setblocking(False)
+        # Only now: the application's import may have handled SIGCHLD for its own ends.
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
+        poll = select.poll()
+        poll.register(self._wake_reader, select.POLLIN)
+        while not self._channel.at_end:
+            poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.pending else 0))
+            if any(fd == self._wake_reader.fileno() for fd, _ in poll.poll()):
+                self._wake_reader.recv(4096)
+            self._channel.flush()
+            self._reap()
+            for word in self._channel.words():
+                if isinstance(word, Fork):
+                    self._fork(word)
+        return wire.EXIT_OK
+
+    def _reap(self) -> None:
+        # One by one: a process that the application started itself must keep its status for whoever waits
+        # for it.
+        for pid in list(self._pids):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._pids.discard(pid)
+                self._channel.send(wire.Exited(pid, status))
+
+    def _fork(self, fork: Fork) -> None:
+        channel_fd, board_fd = self._channel.take_fd(), self._channel.take_fd()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        pid = os.fork()
+        if pid == 0:
+            os._exit(self._be_child(fork, channel_fd, board_fd))
+        os.close(channel_fd)
+        os.close(board_fd)
+        self._pids.add(pid)
+        self._channel.send(wire.Forked(fork.number, pid))
+
+    def _be_child(self, fork: Fork, channel_fd: int, board_fd: int) -> int:
+        """What a child does from its first instruction to its exit code."""
+        code = wire.EXIT_FAILURE
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            self._channel.close()
+            self._wake_reader.close()
+            self._wake_writer.close()
+            channel = Channel(socket.socket(fileno=channel_fd))
+            board = ChildBoard(board_fd, fork.slots)
+            os.close(board_fd)
+            code = self._run_child(self._app, self._options, fork, channel, board)
+        except BaseException:  # noqa: BLE001 - nothing may get past here: above are the template's frames
+            traceback.print_exc()
+        finally:
+            # The reader of our output may be gone; the code with which this child exits still matters.
+            with contextlib.suppress(OSError, ValueError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+        return code
+
+
+def describe(app: Any, options: WorkerOptions) -> wire.Ready:
+    """What the supervisor needs to know of the application's settings.
+
+    Raises:
+        ImproperlyConfigured: no such pool, or no queue is left to take from.
+    """
+    conf = app.conf
+    pool = options.pool or conf.worker_pool
+    concurrency = options.concurrency or conf.worker_concurrency or _cpus()
+    processes, slots = pools.shape(pool, concurrency)
+    hostname = options.hostname or f"celery@{platform.node()}"
+    return wire.Ready(
+        hostname=hostname,
+        app=str(getattr(app, "main", None) or options.app),
+        broker_url=conf.broker_read_url or conf.broker_url,
+        broker_options=dict(conf.broker_transport_options),
+        broker_lost_timeout=conf.broker_connection_lost_timeout,
+        results=conf.result_backend or "at the broker",
+        queues=queues_of(conf, options, hostname),
+        tasks=tuple(sorted(name for name in app.tasks if not name.startswith(("celery.", "celeriac.")))),
+        pool=pool,
+        concurrency=concurrency,
+        processes=processes * (options.processes or conf.worker_processes or 1),
+        slots=slots,
+        lease=conf.worker_lease,
+        max_deliveries=conf.task_max_deliveries,
+        shutdown_timeout=conf.worker_shutdown_timeout,
+        start_timeout=conf.worker_proc_alive_timeout,
+        max_tasks=conf.worker_max_tasks_per_child,
+        max_memory=conf.worker_max_memory_per_child,
+        kill_above_memory=conf.worker_kill_above_memory,
+        max_age=conf.worker_max_age_per_child,
+        max_age_variance=conf.worker_max_age_variance,
+        time_limit=conf.task_time_limit,
+        soft_time_limit=conf.task_soft_time_limit,
+    )
+
+
+def queues_of(conf: Any, options: WorkerOptions, hostname: str) -> tuple[str, ...]:
+    """The queues that a worker takes from, in order, without repetition.
+
+    Raises:
+        ImproperlyConfigured: `-X` leaves none.
+    """
+    declared: Any = conf.task_queues or ()
+    names = list(options.queues) or [_queue_name(queue) for queue in declared] or [conf.task_default_queue]
+    if conf.worker_direct:
+        names.append(f"{hostname}.dq2")
+    chosen = tuple(dict.fromkeys(name for name in names if name not in options.exclude))
+    if not chosen:
+        raise ImproperlyConfigured(f"no queue is left to take from: all of {', '.join(names)} are excluded")
+    return chosen
+
+
+def _queue_name(queue: Any) -> str:
+    """The name of a queue that is declared as a text, a mapping's key, or an object."""
+    if isinstance(queue, Mapping):
+        named: Mapping[str, Any] = queue
+        return str(named["name"])
+    return str(getattr(queue, "name", queue))
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
