@@ -79,7 +79,14 @@ class BrokerUnavailable(OperationalError, ConnectionError):
 
 
 class BrokerRefused(OperationalError):
-    """The broker answered, and refused: out of memory, read-only, wrong password, a full disk."""
+    """The broker answered, and refused: out of memory, read-only, wrong password, a full disk.
+
+    `settled`: of the settlements of this call, how many of the first took effect all the same.
+    """
+
+    def __init__(self, text: str, settled: int = 0) -> None:
+        super().__init__(text)
+        self.settled = settled
 
 
 class BackendError(CeleriacError):

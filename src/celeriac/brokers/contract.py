@@ -164,7 +164,9 @@ class Consumer(Protocol):
         For a refused one nothing is stored and nothing is sent. For each of the others: records, then sends, then the
         action; as one step where everything is in one place, else such that a crash repeats, never omits.
 
-        Raises: BrokerUnavailable, BrokerRefused
+        Raises:
+            BrokerUnavailable: it is not known which took effect; the same call again is safe.
+            BrokerRefused: as many of the first as its `settled` says took effect, the others did not.
         """
         ...
 

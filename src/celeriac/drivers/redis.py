@@ -1,0 +1,424 @@
+"""A lean connection to a Redis or Valkey server, for the broker and the result store.
+
+RESP3 over a socket, packed and parsed by hiredis. A full client library costs a worker 14 MB and twice the time
+for each call (docs/design/0002-lean-redis-connection.md), and a worker needs scripts, one subscription and a handful of
+commands. RESP3 lets one connection carry commands and subscription messages, so that a worker's child has one.
+
+Errors leave this module as ours, by `translate`: nothing above knows hiredis or sockets.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import select
+import socket
+import ssl
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import hiredis
+
+from celeriac import clock
+from celeriac.exceptions import (
+    BackendError,
+    BrokerRefused,
+    BrokerUnavailable,
+    ImproperlyConfigured,
+    ResultStoreUnavailable,
+)
+from celeriac.urls import Url
+
+Reply = Any
+Command = tuple[Any, ...]
+
+#: Default prefix of every key; `global_keyprefix` of the transport options or `?prefix=` of the URL replace it.
+PREFIX: Final = "celeriac:"
+
+#: Error replies that pass by themselves: the server starts, fails over, or is busy with a script.
+_PASSING: Final = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN", "READONLY", "UNBLOCKED")
+_ADVICE: Final = {
+    "OOM": "the server's memory is full: raise maxmemory, or find out which queue or result fills it",
+    "READONLY": "this server is a replica that cannot be written: point the URL at the primary",
+    "NOAUTH": "the server wants a password: write it in the URL, redis://:password@host",
+    "WRONGPASS": "the user name or the password of the URL is wrong",
+    "NOPERM": "the user of the URL may not run this command: see the server's ACL",
+    "MISCONF": "the server cannot write its snapshot to disk and refuses writes: see its log",
+    "LOADING": "the server is loading its data from disk",
+    "MASTERDOWN": "this replica has lost its primary",
+    "NOREPLICAS": "too few replicas answer, and min-replicas-to-write forbids to go on",
+}
+
+
+class ServerError(Exception):
+    """The server answered a command with an error. `code` is its first word."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.code = text.partition(" ")[0]
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same command may succeed soon."""
+        return self.code in _PASSING
+
+
+class Address:
+    """Where the server is and how to get in, from a URL and transport options."""
+
+    def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
+        query = {**options, **url.query}
+        self.unix_path: str | None = None
+        database = query.get("virtual_host") or query.get("db")
+        if url.scheme == "unix":
+            self.unix_path = url.path or "/"
+        elif url.path.strip("/"):
+            database = url.path.strip("/")
+        self.host = url.host or "localhost"
+        self.port = url.port or 6379
+        self.username = url.username
+        self.password = url.password
+        self.prefix = str(query.get("prefix", query.get("global_keyprefix", PREFIX)))
+        if self.prefix and not self.prefix.endswith((":", "/", ".", "-", "_")):
+            self.prefix += ":"
+        self.connect_timeout = _number(query, "socket_connect_timeout", 4.0)
+        self.timeout = _number(query, "socket_timeout", 10.0)
+        self.pool_limit = int(_number(query, "pool_limit", 10))
+        self.tls = _tls(url, query)
+        try:
+            self.database = int(database or 0)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{url}: the part after the last slash is the database's number, not {database!r}"
+            ) from None
+
+    @property
+    def place(self) -> str:
+        """Server, database and prefix, without secrets."""
+        where = self.unix_path or f"{self.host}:{self.port}"
+        return f"redis {where} db {self.database} {self.prefix}"
+
+    def dial(self, timeout: float) -> socket.socket:
+        """A connected socket within `timeout` seconds, the name lookup included. Raises: OSError."""
+        deadline = clock.monotonic() + timeout
+        if self.unix_path is not None:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            sock.settimeout(timeout)
+            with _closed_on_error(sock):
+                sock.connect(self.unix_path)
+            return sock
+        error: OSError = OSError(f"{self.host} has no address")
+        for family, kind, proto, _, where in _look_up(self.host, self.port, timeout):
+            sock = socket.socket(family, kind, proto)
+            try:
+                with _closed_on_error(sock):
+                    sock.settimeout(max(0.001, deadline - clock.monotonic()))
+                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    sock.connect(where)
+                    if self.tls is not None:
+                        sock = self.tls.wrap_socket(sock, server_hostname=self.host)
+                    return sock
+            except OSError as exc:
+                error = exc
+        raise error
+
+
+def _number(query: Mapping[str, Any], name: str, default: float) -> float:
+    value = query.get(name)
+    try:
+        return default if value is None else float(value)
+    except (TypeError, ValueError):
+        raise ImproperlyConfigured(f"the transport option {name!r} is a number, not {value!r}") from None
+
+
+def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
+    """The TLS context of `rediss://` and of `ssl_*` options, which bear redis-py's names."""
+    if url.scheme != "rediss" and not query.get("ssl"):
+        return None
+    context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"))
+    checks = str(query.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
+    if checks == "none":
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    elif str(query.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
+        context.check_hostname = False
+    if query.get("ssl_certfile"):
+        context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"), query.get("ssl_password"))
+    return context
+
+
+@contextlib.contextmanager
+def _closed_on_error(sock: socket.socket) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+def _look_up(host: str, port: int, timeout: float) -> list[Any]:
+    """`getaddrinfo` with a time limit: a resolver that hangs must not hang the caller. Raises: OSError."""
+    with contextlib.suppress(OSError):
+        return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+    found: list[Any] = []
+
+    def ask() -> None:
+        try:
+            found.append(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
+        except OSError as exc:
+            found.append(exc)
+
+    asker = threading.Thread(target=ask, name="celeriac-name-lookup", daemon=True)
+    asker.start()
+    asker.join(timeout)
+    if not found:
+        raise TimeoutError(f"looking up the name {host!r} took longer than {timeout:.1f} s")
+    if isinstance(found[0], OSError):
+        raise found[0]
+    return list(found[0])
+
+
+class Connection:
+    """One connection. Not safe for several threads at once: its holder locks."""
+
+    def __init__(self, address: Address, timeout: float) -> None:
+        """Connect and log in within `timeout` seconds. Raises: OSError, ServerError."""
+        self.pid = os.getpid()
+        self.pushes: deque[list[Any]] = deque()
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
+        self._sock = address.dial(min(timeout, address.connect_timeout))
+        with _closed_on_error(self._sock):
+            self._sock.settimeout(max(0.001, timeout))
+            self._log_in(address)
+
+    def _log_in(self, address: Address) -> None:
+        hello: Command = ("HELLO", "3")
+        if address.password is not None:
+            hello += ("AUTH", address.username or "default", address.password)
+        commands: list[Command] = [hello]
+        if address.database:
+            commands.append(("SELECT", address.database))
+        for reply in self.pipeline(commands):
+            if isinstance(reply, ServerError):
+                raise reply
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        """Idempotent."""
+        self._sock.close()
+
+    def set_timeout(self, timeout: float) -> None:
+        """Seconds that a reply may take from now on."""
+        self._sock.settimeout(max(0.001, timeout))
+
+    def call(self, *command: Any) -> Reply:
+        """One round trip. Raises: OSError (the connection is then of no use), ServerError."""
+        self._sock.sendall(hiredis.pack_command(command))
+        reply = self._read()
+        if isinstance(reply, ServerError):
+            raise reply
+        return reply
+
+    def pipeline(self, commands: Sequence[Command]) -> list[Reply]:
+        """Many commands, one round trip. Error replies are returned in their places. Raises: OSError."""
+        self._sock.sendall(b"".join(map(hiredis.pack_command, commands)))
+        return [self._read() for _ in commands]
+
+    def script(self, script: Script, *arguments: Any) -> Reply:
+        """Run a script, whose first argument is its key. Loads it where the server does not have it."""
+        try:
+            return self.call("EVALSHA", script.sha, 1, *arguments)
+        except ServerError as exc:
+            if exc.code != "NOSCRIPT":
+                raise
+        return self.call("EVAL", script.source, 1, *arguments)
+
+    def _read(self) -> Reply:
+        gets = self._reader.gets
+        while True:
+            reply = gets()
+            if reply is _NOTHING:
+                self._fill(self._sock.recv(65536))
+            elif type(reply) is hiredis.PushNotification:
+                self.pushes.append(list(reply))
+            else:
+                return reply
+
+    def _fill(self, data: bytes) -> None:
+        if not data:
+            raise ConnectionError("the server closed the connection")
+        self._reader.feed(data)
+
+    def subscribe(self, *channels: str | bytes) -> None:
+        """Follow channels from now on. The server answers with pushes; the PING behind them marks their end."""
+        self.pipeline_pushed(("SUBSCRIBE", *channels))
+
+    def unsubscribe(self, *channels: str | bytes) -> None:
+        """Follow these channels no longer."""
+        self.pipeline_pushed(("UNSUBSCRIBE", *channels))
+
+    def pipeline_pushed(self, command: Command) -> None:
+        """Send a command that is answered by pushes only. Raises: OSError, ServerError."""
+        self._sock.sendall(hiredis.pack_command(command) + hiredis.pack_command(("PING",)))
+        reply = self._read()
+        if isinstance(reply, ServerError):
+            self._read()
+            raise reply
+
+    def wait_readable(self, timeout: float, also: int) -> bool:
+        """Wait at most `timeout` seconds for something to read, or for the file descriptor `also`.
+
+        True: `also` is readable. The only method that may run beside another thread's call.
+        """
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        poller.register(also, select.POLLIN)
+        return any(number == also for number, _ in poller.poll(max(0.0, timeout) * 1000))
+
+    def gather(self) -> bool:
+        """Read pushes that have arrived, without waiting. True: there are some. Raises: OSError."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        while poller.poll(0):
+            self._fill(self._sock.recv(65536))
+            while (reply := self._reader.gets()) is not _NOTHING:
+                if type(reply) is not hiredis.PushNotification:
+                    raise ConnectionError("the server sent a reply that nobody asked for")
+                self.pushes.append(list(reply))
+        return bool(self.pushes)
+
+
+_NOTHING: Final = object()
+
+
+class Script:
+    """A server-side script: its source and the name under which the server keeps it (its SHA-1)."""
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+
+
+def read_scripts(path: Path) -> dict[str, Script]:
+    """The scripts of a Lua file by name: sections that begin with `--[[ script NAME`, each behind the common part."""
+    common, *sections = path.read_text(encoding="utf-8").split("--[[ script ")
+    return {
+        section.split(maxsplit=1)[0].rstrip(":"): Script(f"{common}--[[ {section}") for section in sections
+    }
+
+
+class Pool:
+    """A bounded set of connections of one process. Safe for threads; a fork starts with none of its parent's."""
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._condition = threading.Condition()
+        self._idle: list[Connection] = []
+        self._open = 0
+        self._pid = os.getpid()
+
+    def acquire(self, deadline: float) -> Connection:
+        """A connection until `release`, by the monotonic `deadline`. Raises: OSError, ServerError."""
+        if self._pid != os.getpid():
+            self._start_over()
+        with self._condition:
+            while not self._idle and self._open >= self.address.pool_limit:
+                if not self._condition.wait(max(0.0, deadline - clock.monotonic())):
+                    raise TimeoutError(f"all {self._open} connections of the pool are busy (broker_pool_limit)")
+            if self._idle:
+                return self._idle.pop()
+            self._open += 1
+        try:
+            return Connection(self.address, max(0.001, deadline - clock.monotonic()))
+        except BaseException:
+            self._gone()
+            raise
+
+    def release(self, connection: Connection) -> None:
+        with self._condition:
+            self._idle.append(connection)
+            self._condition.notify()
+
+    def discard(self, connection: Connection) -> None:
+        """Give back a connection that is of no use any more."""
+        connection.close()
+        if connection.pid == self._pid:
+            self._gone()
+
+    def _gone(self) -> None:
+        with self._condition:
+            self._open -= 1
+            self._condition.notify()
+
+    def _start_over(self) -> None:
+        # The parent's sockets are shared over the fork. They are dropped unused: a byte written here would
+        # break the parent's conversation; closing our copies does not.
+        self._condition = threading.Condition()
+        for connection in self._idle:
+            connection.close()
+        self._idle = []
+        self._open = 0
+        self._pid = os.getpid()
+
+    @contextlib.contextmanager
+    def connection(self, timeout: float) -> Iterator[Connection]:
+        """A connection for a few calls that take `timeout` seconds in all; dropped if anything fails on the wire."""
+        deadline = clock.monotonic() + timeout
+        connection = self.acquire(deadline)
+        try:
+            connection.set_timeout(deadline - clock.monotonic())
+            yield connection
+        except ServerError:
+            self.release(connection)
+            raise
+        except BaseException:
+            self.discard(connection)
+            raise
+        self.release(connection)
+
+    def close(self) -> None:
+        """Close what is idle. Idempotent; a later `acquire` opens anew."""
+        if self._pid != os.getpid():
+            self._start_over()
+        with self._condition:
+            idle, self._idle = self._idle, []
+            self._open -= len(idle)
+        for connection in idle:
+            connection.close()
+
+
+def explain(exc: ServerError) -> str:
+    """What an error reply means and what to do about it."""
+    advice = _ADVICE.get(exc.code)
+    return f"{exc}: {advice}" if advice else str(exc)
+
+
+@contextlib.contextmanager
+def broker_errors(place: str) -> Iterator[None]:
+    """Errors of the wire and of the server as a broker's."""
+    try:
+        yield
+    except ServerError as exc:
+        kind = BrokerUnavailable if exc.passing else BrokerRefused
+        raise kind(f"{place}: {explain(exc)}") from exc
+    except (OSError, hiredis.HiredisError) as exc:
+        raise BrokerUnavailable(f"{place}: {exc or type(exc).__name__}") from exc
+
+
+@contextlib.contextmanager
+def store_errors(place: str) -> Iterator[None]:
+    """Errors of the wire and of the server as a result store's."""
+    try:
+        yield
+    except ServerError as exc:
+        kind = ResultStoreUnavailable if exc.passing else BackendError
+        raise kind(f"{place}: {explain(exc)}") from exc
+    except (OSError, hiredis.HiredisError) as exc:
+        raise ResultStoreUnavailable(f"{place}: {exc or type(exc).__name__}") from exc
