@@ -26,13 +26,13 @@ A setting is given, from the weakest source to the strongest, by
 5. the program: `app.conf.task_acks_late = False`, `app.conf.update(...)`;
 6. the command line: the flags named below, or `task_acks_late=no` after the options.
 
-Celery's old upper-case names are accepted wherever its new ones are. With `namespace="CELERY"` only names that
-begin with `CELERY_` are read, as in Django's settings. A name that is no setting, or a value of the wrong type,
-is an error that names the nearest right one. `celeriac config` prints every value and what gave it.
+Celery's old upper-case names are accepted wherever its new ones are. With `namespace="CELERY"` only names
+that begin with `CELERY_` are read, as in Django's settings. A name that is no setting, or a value of the
+wrong type, is an error that names the nearest right one. `celeriac config` prints every value and its source.
 
-In the environment and on the command line a boolean is one of `1`, `true`, `yes`, `on`, `0`, `false`, `no` and
-`off`, a list is separated by commas, and a dict is written in JSON. Lengths of time are seconds; in Python a
-`timedelta` will do.
+In the environment and on the command line a boolean is one of `1`, `true`, `yes`, `on`, `0`, `false`, `no`
+and `off`, a list is separated by commas, and a dict is written in JSON. Lengths of time are seconds; in
+Python a `timedelta` will do.
 """
 
 FAMILIES = {

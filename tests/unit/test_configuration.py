@@ -89,6 +89,14 @@ def test_a_misspelt_old_name_in_a_module_is_an_error(
         conf.config_from_object(make_module(**{wrong: 1}))
 
 
+@pytest.mark.parametrize("name", ["CELERY_XYZZY", "CELERYD_XYZZY"])
+def test_a_name_of_celerys_kind_that_it_never_had_is_an_error(
+    conf: Configuration, make_module: MakeModule, name: str
+) -> None:
+    with pytest.raises(UnknownSetting, match=f"'{name}' is not a setting"):
+        conf.config_from_object(make_module(**{name: 1}))
+
+
 def test_a_class_with_inherited_settings_is_read(conf: Configuration) -> None:
     class Base:
         task_default_queue = "base"
@@ -160,13 +168,14 @@ def test_the_stronger_source_wins_whenever_it_is_read() -> None:
     conf = Configuration({"CELERIAC_WORKER_LEASE": "3"})
     seen = [conf.worker_lease]
     conf.config_from_cmdline(["worker_concurrency=6"])
-    for act in (
+    acts: tuple[Callable[[], None], ...] = (
         lambda: conf.add_defaults({"worker_lease": 1, "worker_concurrency": 1}),
         lambda: conf.config_from_object({"worker_lease": 2, "worker_concurrency": 2}),
         lambda: conf.update(worker_lease=4, worker_concurrency=4),
         lambda: conf.config_from_cmdline([".lease=5"]),
         lambda: conf.update(worker_lease=6),
-    ):
+    )
+    for act in acts:
         act()
         seen.append(conf.worker_lease)
     assert seen == [3, 3, 3, 4, 5, 5]
@@ -202,12 +211,18 @@ def test_celeriacs_own_variable_wins_over_celerys_and_an_empty_one_counts_for_no
     both = {"CELERIAC_BROKER_URL": "redis://ours", "CELERY_BROKER_URL": "redis://theirs"}
     assert Configuration(both).broker_url == "redis://ours"
     assert Configuration({**both, "CELERIAC_BROKER_URL": ""}).broker_url == "redis://theirs"
+    assert Configuration({"CELERY_BROKER_URL": ""}).broker_url == "sqlite:///celeriac.sqlite"
 
 
 @pytest.mark.parametrize("wrong", ["CELERIAC_TASK_ACKS_LAT", "CELERIAC_IMPORT", "CELERIAC_TIMEZON"])
 def test_a_misspelt_variable_is_an_error(wrong: str) -> None:
     with pytest.raises(UnknownSetting, match=r"Did you mean 'CELERIAC_(TASK_ACKS_LATE|IMPORTS|TIMEZONE)'"):
         Configuration({wrong: "1"})
+
+
+def test_a_variable_of_a_settings_kind_that_is_near_none_is_an_error() -> None:
+    with pytest.raises(UnknownSetting, match="'CELERIAC_WORKER_XYZZY' is not a setting"):
+        Configuration({"CELERIAC_WORKER_XYZZY": "1"})
 
 
 def test_variables_that_are_no_settings_are_left_alone() -> None:
@@ -283,11 +298,12 @@ def test_a_broker_host_beside_a_url_is_one_more_setting_without_effect(conf: Con
 def test_frozen_settings_refuse_writes_and_say_what_froze_them(conf: Configuration) -> None:
     conf.freeze("the worker started")
     conf.freeze("the first send")
-    for attempt in (
+    attempts: tuple[Callable[[], None], ...] = (
         lambda: conf.update(task_acks_late=False),
         lambda: setattr(conf, "task_acks_late", False),
         lambda: conf.config_from_cmdline(["task_acks_late=no"]),
-    ):
+    )
+    for attempt in attempts:
         with pytest.raises(
             ImproperlyConfigured, match=r"'task_acks_late' cannot be set now.*since the worker started"
         ):
