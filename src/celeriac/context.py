@@ -1,7 +1,7 @@
 """What runs now: the current request and the current application, as ContextVars.
 
-`Request` is what a running task knows of its own call (Celery's `Task.request`). It is built for every run, so
-it holds the message and works out the rest when somebody asks.
+`Request` is what a running task knows of its own call (Celery's `Task.request`). It is built for every
+run, so it holds the message and works out the rest when somebody asks.
 
 The protocols `Results` and `Sender` say what results and signatures need of an application; they never
 import one. That keeps `app`, `task`, `result` and `workflow` free of import cycles.
@@ -43,6 +43,9 @@ class _Lazy:
         return value
 
 
+_FOLLOWERS: Final = frozenset({"callbacks", "errbacks", "chain", "chord"})
+
+
 class Request:
     """One call of a task as the task sees it: Celery's `Task.request`.
 
@@ -50,7 +53,8 @@ class Request:
     """
 
     __slots__ = (
-        "__dict__", "called_directly", "delivery", "hostname", "is_eager", "message", "outer", "task_object",
+        "__dict__", "called_directly", "delivery", "hostname", "is_eager", "is_entered", "message", "outer",
+        "pending_retry", "task_object",
     )  # fmt: skip
 
     def __init__(
@@ -70,6 +74,10 @@ class Request:
         #: Set by `enter`: the Task that runs, and the request around this one.
         self.task_object: Any = None
         self.outer: Request | None = None
+        #: Whether the task's own `__call__` has passed the call on to `run`.
+        self.is_entered = False
+        #: The Retry that `Task.retry` has decided on. It ends the run, whether the task raised it or not.
+        self.pending_retry: Any = None
 
     @property
     def options(self) -> Options:
@@ -80,10 +88,8 @@ class Request:
     def is_chained(self) -> bool:
         """Whether anything follows this run: links, errbacks, a chain, a chord."""
         options = self.options
-        return (
-            not (options.links is options.errbacks is options.chain is options.chord is None)
-            or not {"callbacks", "errbacks", "chain", "chord"}.isdisjoint(self.__dict__)
-        )  # fmt: skip
+        came = (options.links, options.errbacks, options.chain, options.chord)
+        return any(came) or not _FOLLOWERS.isdisjoint(self.__dict__)
 
     id = _Lazy(lambda self: None if self.message is None else self.message.id)
     task = _Lazy(lambda self: self.message.task if self.message else getattr(self.task_object, "name", None))
@@ -202,6 +208,8 @@ def _iso(stamp: float | None) -> str | None:
 REQUEST: Final[ContextVar[Request | None]] = ContextVar("celeriac_request", default=None)
 #: The application made current here, if any; `APPS` has the process's default.
 APP: Final[ContextVar[Any]] = ContextVar("celeriac_app", default=None)
+#: Where set, messages that would be sent are put into this list: they become part of a settlement.
+COLLECTED: Final[ContextVar[list[Any] | None]] = ContextVar("celeriac_collected", default=None)
 #: Whether `AsyncResult.get` may be called inside a task.
 JOINS_ALLOWED: Final[ContextVar[bool]] = ContextVar("celeriac_joins_allowed", default=False)
 
@@ -242,6 +250,17 @@ def worker_request() -> Request | None:
     while request is not None and request.called_directly:
         request = request.outer
     return request
+
+
+@contextmanager
+def collecting() -> Generator[list[Any]]:
+    """Inside the block nothing is sent: the calls are put into the list."""
+    calls: list[Any] = []
+    token = COLLECTED.set(calls)
+    try:
+        yield calls
+    finally:
+        COLLECTED.reset(token)
 
 
 class Apps:

@@ -54,7 +54,8 @@ class Stored(msgspec.Struct):
 
 class _More(msgspec.Struct, omit_defaults=True, rename={
     "state": "s", "traceback": "t", "children": "c", "parent_id": "p", "group_id": "g", "name": "n",
-    "args": "a", "kwargs": "k", "worker": "w", "retries": "r", "queue": "q", "serializer": "z", "compression": "y",
+    "args": "a", "kwargs": "k", "worker": "w", "retries": "r", "queue": "q",
+    "serializer": "z", "compression": "y",
 }):  # fmt: skip
     """Everything of a record that most records lack."""
 
@@ -110,10 +111,10 @@ def encode(
 
 def _encode_small(stored: Stored) -> bytes | None:
     """The bytes of a success with a scalar result and nothing else to say; None where there is more."""
-    if not (
-        stored.traceback is stored.children is stored.parent_id is stored.group_id is stored.name is None
-        and stored.worker is stored.retries is stored.queue is None
-    ):
+    if any(value is not None for value in (
+        stored.traceback, stored.children, stored.parent_id, stored.group_id, stored.name, stored.worker,
+        stored.retries, stored.queue,
+    )):  # fmt: skip
         return None
     try:
         return _SUCCESS + _pack((stored.result, stored.date_done))
@@ -229,10 +230,10 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Stored:
 
 
 def rebuild(fields: Any) -> Any:
-    """The exception that was stored, or an `UnrebuiltError` of that class name where its class is not here."""
-    if not (isinstance(fields, list) and len(cast("list[Any]", fields)) >= 3):
-        return fields
-    name, module, args, *rest = cast("list[Any]", fields)
+    """The exception that was stored, or an `UnrebuiltError` of that name where its class is not here."""
+    if not isinstance(fields, list) or len(parts := list[Any](fields)) < 3:  # pyright: ignore
+        return cast("Any", fields)
+    name, module, args, *rest = parts
     said = rest[0] if rest else _plain_text(args)
     kind = _find_class(name, module)
     if kind is None:
@@ -260,5 +261,5 @@ def _find_class(name: str, module: str) -> type[Exception] | None:
     for part in name.split("."):
         found = getattr(found, "__dict__", {}).get(part)
     if isinstance(found, type) and issubclass(found, Exception):
-        return cast("type[Exception]", found)
+        return found
     return None
