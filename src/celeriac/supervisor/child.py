@@ -1,0 +1,181 @@
+"""One child as its supervisor holds it: the channel, the board, the process, and where it is in its life.
+
+It notices and tells; what is to be done about it is decided in `plan`. Nothing here waits for the child.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+
+from celeriac import wire
+from celeriac.supervisor import plan
+from celeriac.supervisor.plan import State, Why
+from celeriac.wire import Channel, ChildBoard, RunSnapshot
+
+_PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
+
+
+class Child:
+    """A child from the moment that a fork was asked for until its death has been dealt with."""
+
+    def __init__(self, fork: wire.Fork, generation: int, now: float) -> None:
+        self.number = fork.number
+        self.owner = fork.owner
+        self.slots = fork.slots
+        self.generation = generation
+        self.begun = not fork.standby
+        self.state = State.BOOTING
+        self.was_ready = False
+        self.started_at = now
+        self.quiet_at = now
+        self.due_at: float | None = None
+        self.killed = Why.NOTHING
+        self.overrun: tuple[RunSnapshot, ...] = ()
+        self.memory = 0
+        #: Set when the process is known to have ended: its status, or None until a template says it.
+        self.status: int | None = None
+        self.gone_at: float | None = None
+        self.pid: int | None = None
+        self._warned: frozenset[int] = frozenset()
+        self._pidfd: int | None = None
+        self._recycling: str | None = None
+        ours, theirs = wire.socket_pair()
+        self.channel = Channel(ours, blocking=False)
+        board_fd = wire.board_fd(fork.slots)
+        self._board = ChildBoard(board_fd, fork.slots)
+        # Ours until the template has them.
+        self.handover: tuple[int, ...] = (theirs.detach(), board_fd)
+
+    @property
+    def pidfd(self) -> int | None:
+        """A descriptor that becomes readable when the process ends; None where the system has none."""
+        return self._pidfd
+
+    def grow_old(self, max_age: float | None, variance: float) -> None:
+        """Draw the age at which it is replaced, so that children started together do not go together."""
+        if max_age is not None:
+            self.due_at = self.started_at + max_age + random.uniform(0.0, variance)
+
+    def handed_over(self) -> None:
+        """The template has its own copies of the descriptors, or is dead."""
+        for fd in self.handover:
+            os.close(fd)
+        self.handover = ()
+
+    def identify(self, pid: int) -> None:
+        """The process id is known, from the template or from the child."""
+        if self.pid is None:
+            self.pid = pid
+            if hasattr(os, "pidfd_open"):
+                # No such process: it is dead and reaped already, and the template's word of that is on its
+                # way.
+                with contextlib.suppress(ProcessLookupError):
+                    self._pidfd = os.pidfd_open(pid)
+
+    def enter(self, state: State, now: float) -> None:
+        """Move on to a later state of life; never back."""
+        if state > self.state:
+            self.state = state
+            self.quiet_at = now
+
+    def snapshot(self) -> wire.ChildSnapshot:
+        """The board as it is now."""
+        return self._board.read()
+
+    def view(self, generation: int, now: float) -> plan.Child:
+        """The child as a value for the plan."""
+        board = self.snapshot()
+        if board.runs:
+            self.quiet_at = now
+        return plan.Child(
+            number=self.number,
+            state=self.state,
+            begun=self.begun,
+            started_at=self.started_at,
+            quiet_at=self.quiet_at,
+            due_at=self.due_at,
+            outdated=self.generation != generation,
+            killed=self.killed,
+            memory=self.memory or board.memory,
+            slots=self.slots,
+            runs=board.runs,
+            warned=self._warned,
+        )
+
+    def begin(self) -> None:
+        """Tell a standby to take messages."""
+        self.begun = True
+        self.channel.send(wire.Begin())
+
+    def drain(self, now: float) -> None:
+        """Tell it to stop in order."""
+        self.enter(State.LEAVING, now)
+        self.channel.send(wire.Drain())
+
+    def warn(self, run: RunSnapshot) -> None:
+        """Send the soft signal for a run."""
+        current = self.snapshot().runs
+        self._warned = frozenset({run.sequence, *(r.sequence for r in current if r.sequence in self._warned)})
+        if run.sequence in {r.sequence for r in current}:
+            self.signal(signal.SIGUSR1)
+
+    def kill(self, why: Why, runs: tuple[RunSnapshot, ...] = ()) -> bool:
+        """End the process, unless every run that it was to be ended for is over by now. Whether it was killed."""
+        if runs:
+            current = {run.sequence for run in self.snapshot().runs}
+            runs = tuple(run for run in runs if run.sequence in current)
+            if not runs:
+                return False
+        if self.pid is None:
+            return False
+        self.killed = why
+        self.overrun = runs
+        self.signal(signal.SIGKILL)
+        return True
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal; nothing happens if it has ended."""
+        with contextlib.suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
+            elif self.pid is not None and self.gone_at is None:
+                os.kill(self.pid, number)
+
+    def is_alive(self) -> bool:
+        """Whether the process is there; a zombie counts as there."""
+        if self.pid is None:
+            return bool(self.handover)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(self.pid, 0)
+            return True
+        return False
+
+    def measure(self) -> None:
+        """Look up the resident memory, where the system shows it."""
+        if self.pid is not None and self.gone_at is None:
+            with contextlib.suppress(OSError), open(f"/proc/{self.pid}/statm", "rb") as statm:
+                self.memory = int(statm.read().split()[1]) * _PAGE_KIB
+
+    def death(self, now: float) -> plan.Death:
+        """How it ended, as a value."""
+        return plan.Death(
+            status=self.status,
+            killed=self.killed,
+            state=self.state,
+            was_ready=self.was_ready,
+            age=now - self.started_at,
+            runs=self.snapshot().runs,
+            overrun=self.overrun,
+        )
+
+    def close(self) -> None:
+        """Let go of everything. Idempotent."""
+        self.handed_over()
+        self.channel.close()
+        self._board.close()
+        if self._pidfd is not None:
+            os.close(self._pidfd)
+            self._pidfd = None

@@ -1,0 +1,148 @@
+"""Keeps the children's leases alive, from a process that no task can block.
+
+A thread of the supervisor, because a broker call may block and the supervisor's loop must not. It renews all
+owners in one call, which is also the queues' housekeeping; it ends the leases of dead children; and while
+the broker is away it tries again, with growing delays.
+
+`LeaseKeeper` is written to by the main loop only; what the two threads share is behind its condition.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from celeriac import clock
+from celeriac.brokers.contract import Broker, Casualty
+from celeriac.events import BrokerBack, BrokerLost, emit
+from celeriac.exceptions import OperationalError
+
+_FIRST_DELAY = 0.1
+_LONGEST_DELAY = 3.0
+
+
+class Surrender(msgspec.Struct, frozen=True):
+    """A dead child's owner, and what its messages are owed."""
+
+    owner: str
+    casualties: Mapping[bytes, Casualty] = {}
+    verdicts: Mapping[bytes, str] = {}
+
+
+class Terms(msgspec.Struct, frozen=True):
+    """What is renewed, and for how long. `lost_timeout` None: never give up."""
+
+    queues: Sequence[str]
+    lease: float
+    max_deliveries: int
+    lost_timeout: float | None = None
+
+
+class LeaseKeeper:
+    """Renews, surrenders, and says when the broker has been away for too long."""
+
+    def __init__(self, broker: Broker, terms: Terms, given_up: Callable[[], None]) -> None:
+        """`given_up` is called, from the keeper's thread, once the broker has been away for `lost_timeout`."""
+        self._broker = broker
+        self._terms = terms
+        self._given_up = given_up
+        self._changed = threading.Condition()
+        self._owners: dict[str, None] = {}
+        self._surrenders: deque[Surrender] = deque()
+        self._closing = False
+        self._thread = threading.Thread(target=self._serve, name="leases", daemon=True)
+        # Read and written by the thread only.
+        self._renew_at = 0.0
+        self._failures = 0
+        self._lost_at: float | None = None
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def add(self, owner: str) -> None:
+        """A child takes under this owner: keep its lease."""
+        with self._changed:
+            self._owners[owner] = None
+
+    def discard(self, owner: str) -> None:
+        """The owner has ended its lease itself, or has another name now."""
+        with self._changed:
+            self._owners.pop(owner, None)
+
+    def surrender(self, surrender: Surrender) -> None:
+        """Its process is dead: end its lease as soon as the broker can be reached."""
+        with self._changed:
+            self._owners.pop(surrender.owner, None)
+            self._surrenders.append(surrender)
+            self._changed.notify()
+
+    def close(self, timeout: float) -> bool:
+        """Stop, when all surrenders are done, or after `timeout` seconds. Whether they are. Idempotent."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _serve(self) -> None:
+        while (work := self._wait_for_work()) is not None:
+            try:
+                self._do(work)
+            except OperationalError as exc:
+                self._lost(exc)
+            else:
+                self._back()
+        self._broker.close()
+
+    def _wait_for_work(self) -> Surrender | tuple[str, ...] | None:
+        """A surrender, or the owners to renew, when it is time; None: closed, and nothing is left to do."""
+        with self._changed:
+            while True:
+                now = clock.monotonic()
+                if self._surrenders and (not self._failures or now >= self._renew_at):
+                    return self._surrenders[0]
+                if self._closing and not self._surrenders:
+                    return None
+                if now >= self._renew_at:
+                    return tuple(self._owners)
+                self._changed.wait(self._renew_at - now)
+
+    def _do(self, work: Surrender | tuple[str, ...]) -> None:
+        terms = self._terms
+        if isinstance(work, tuple):
+            # An owner that is lost stays on the list: one that has not taken yet is unknown too. A child that
+            # notices the loss takes under a new name, and says so.
+            self._broker.renew(terms.queues, work, terms.lease, terms.max_deliveries)
+            self._renew_at = clock.monotonic() + terms.lease / 3
+            return
+        self._broker.surrender(terms.queues, work.owner, work.casualties, work.verdicts, terms.max_deliveries)
+        with self._changed:
+            self._surrenders.popleft()
+
+    def _lost(self, error: OperationalError) -> None:
+        now = clock.monotonic()
+        longest = min(_LONGEST_DELAY, self._terms.lease / 6)
+        delay = clock.backoff(self._failures, _FIRST_DELAY, longest)
+        if self._lost_at is None:
+            self._lost_at = now
+        self._failures += 1
+        self._renew_at = now + delay
+        emit(BrokerLost(self._broker.place, str(error), delay))
+        timeout = self._terms.lost_timeout
+        if timeout is not None and now - self._lost_at >= timeout:
+            self._given_up()
+
+    def _back(self) -> None:
+        if self._lost_at is None:
+            return
+        away = clock.monotonic() - self._lost_at
+        self._lost_at = None
+        self._failures = 0
+        # Renew at once: the leases have run down meanwhile.
+        self._renew_at = 0.0
+        emit(BrokerBack(self._broker.place, away))

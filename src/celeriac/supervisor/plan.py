@@ -1,0 +1,318 @@
+"""What a supervisor does next: decided here as a function of values, done in `crew`.
+
+`decide` looks at the children, at what is wished and at the time, and answers with actions. Doing them
+changes the children, so it is asked again until it has no more. `losses` says what a dead child's messages
+are owed.
+
+Two promises shape the rules for replacements. The replacement is up before the old child stops taking (no
+gap); and no more runs at once than the concurrency says: where children have one slot each, a replacement
+stands by until the one before it is done. Where they have many, it begins as the old one stops taking,
+because waiting for the slowest of a hundred runs would be the longer gap.
+
+Values only: no process, no clock, no socket.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from enum import IntEnum
+
+import msgspec
+
+from celeriac import clock
+from celeriac.wire import EXIT_FAILURE, EXIT_USAGE, RunSnapshot
+
+#: A child that is told to stop and has nothing to run, or has said that it is done, may take so long to exit.
+EXIT_TIMEOUT = 5.0
+#: A child that dies younger than this with nothing to blame it on counts as one that cannot start.
+INFANCY = 5.0
+#: So many children in a row that die before any has ever been ready: the worker gives up.
+FIRST_TRIES = 5
+
+
+class State(IntEnum):
+    """Where a child is in its life."""
+
+    BOOTING = 0
+    READY = 1
+    #: Takes nothing any more: it was told to stop, or said that it retires. Runs may go on.
+    LEAVING = 2
+    #: Has said that it is done, or has closed its channel.
+    STOPPED = 3
+
+
+class Why(IntEnum):
+    """Why the supervisor has killed a child: it decides what its messages are owed."""
+
+    NOTHING = 0
+    TIME_LIMIT = 1
+    MEMORY = 2
+    HUNG = 3
+    SHUTDOWN = 4
+
+
+class Child(msgspec.Struct, frozen=True, kw_only=True):
+    """One child as the plan sees it. Times are monotonic; `memory` in KiB.
+
+    `begun` is False for a standby. `warned`: the runs that got their soft signal. `outdated`: an earlier
+    application runs in it than the one that was loaded last. `due_at`: when its age is reached.
+    """
+
+    number: int
+    state: State = State.READY
+    begun: bool = True
+    started_at: float = 0.0
+    left_at: float = 0.0
+    due_at: float | None = None
+    outdated: bool = False
+    retiring: bool = False
+    killed: Why = Why.NOTHING
+    done: int = 0
+    memory: int = 0
+    slots: int = 1
+    runs: Sequence[RunSnapshot] = ()
+    warned: frozenset[int] = frozenset()
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """The bounds that children are kept in; None is no bound. Memory in KiB."""
+
+    start_timeout: float = 60.0
+    max_tasks: int | None = None
+    max_memory: int | None = None
+    kill_above_memory: int | None = None
+
+
+class Wishes(msgspec.Struct, frozen=True, kw_only=True):
+    """What there should be. `processes` None: whatever there is (no template to fork from).
+
+    `spawn_at`: not before that time is a child started. `stop_at`: an orderly stop has begun, and at that
+    time what still runs is given back.
+    """
+
+    processes: int | None = 1
+    spawn_at: float = 0.0
+    stop_at: float | None = None
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start a child; a standby takes nothing before it is told to begin."""
+
+    standby: bool = False
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """Tell a standby child to take messages."""
+
+    number: int
+
+
+class Drain(msgspec.Struct, frozen=True):
+    """Tell a child to stop in order."""
+
+    number: int
+    reason: str
+
+
+class Warn(msgspec.Struct, frozen=True):
+    """Send the soft signal for a run."""
+
+    number: int
+    run: RunSnapshot
+
+
+class Kill(msgspec.Struct, frozen=True):
+    """End a child now. `runs`: those that overran their hard limit."""
+
+    number: int
+    why: Why
+    runs: tuple[RunSnapshot, ...] = ()
+
+
+Action = Spawn | Begin | Drain | Warn | Kill
+
+
+def decide(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float) -> list[Action]:
+    """What to do now. Asked again after that was done, it answers with nothing, until something happens."""
+    living = [child for child in children if not child.killed]
+    actions: list[Action] = []
+    for child in living:
+        actions += keep_limits(child, limits, wishes, now)
+    condemned = {action.number for action in actions if isinstance(action, Kill)}
+    rest = [child for child in living if child.number not in condemned]
+    if wishes.stop_at is None:
+        return actions + staff(rest, wishes, limits, now)
+    return actions + [Drain(child.number, "shutdown") for child in rest if child.state < State.LEAVING]
+
+
+def keep_limits(child: Child, limits: Limits, wishes: Wishes, now: float) -> list[Action]:
+    """What one child's limits ask for: at most one kill, else soft signals."""
+    overrun = tuple(run for run in child.runs if run.hard_at and run.hard_at <= now)
+    if overrun:
+        return [Kill(child.number, Why.TIME_LIMIT, overrun)]
+    if wishes.stop_at is not None and wishes.stop_at <= now:
+        return [Kill(child.number, Why.SHUTDOWN)]
+    if limits.kill_above_memory is not None and child.memory > limits.kill_above_memory:
+        return [Kill(child.number, Why.MEMORY)]
+    if _hangs(child, limits, now):
+        return [Kill(child.number, Why.HUNG)]
+    return [
+        Warn(child.number, run)
+        for run in child.runs
+        if run.soft_at and run.soft_at <= now and run.sequence not in child.warned
+    ]
+
+
+def _hangs(child: Child, limits: Limits, now: float) -> bool:
+    if child.state is State.BOOTING:
+        return now >= child.started_at + limits.start_timeout
+    is_done = child.state is State.STOPPED or (child.state is State.LEAVING and not child.runs)
+    return is_done and now >= child.left_at + EXIT_TIMEOUT
+
+
+def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float) -> list[Action]:
+    """Keep as many children taking as wished, and a replacement standing by for each that is to go."""
+    if wishes.processes is None:
+        return []
+    standbys = sorted((child for child in children if is_standby(child)), key=_readiest)
+    busy = [child for child in children if occupies(child)]
+    if len(busy) > wishes.processes:
+        surplus = [child for child in busy if child.state < State.LEAVING][wishes.processes - len(busy) :]
+        return [Drain(child.number, "fewer are wanted") for child in [*surplus, *standbys]]
+    beginning = standbys[: wishes.processes - len(busy)]
+    standing = standbys[len(beginning) :]
+    actions: list[Action] = [Begin(child.number) for child in beginning]
+    missing = wishes.processes - len(busy) - len(beginning)
+    leaving = [child for child in busy if child.state is State.LEAVING]
+    due = [(child, reason) for child in busy if (reason := why_due(child, limits, now))]
+    ready = sum(child.state is State.READY for child in standing) - len(leaving)
+    actions += [Drain(child.number, reason) for child, reason in due[: max(0, ready)]]
+    if now >= wishes.spawn_at:
+        actions += [Spawn()] * missing
+        actions += [Spawn(standby=True)] * (len(leaving) + len(due) - len(standing))
+    surplus = standing[len(leaving) + len(due) :]
+    return actions + [Drain(child.number, "no longer needed") for child in surplus]
+
+
+def is_standby(child: Child) -> bool:
+    """Whether it waits to be told to begin."""
+    return not child.begun and child.state < State.LEAVING
+
+
+def occupies(child: Child) -> bool:
+    """Whether it counts against the number of processes: it takes, or its one slot may still be busy."""
+    if child.state is State.LEAVING:
+        return child.begun and child.slots == 1
+    return child.begun and child.state < State.LEAVING
+
+
+def why_due(child: Child, limits: Limits, now: float) -> str | None:
+    """Why a child that takes is to be replaced; None: it is not."""
+    if child.state is not State.READY:
+        return None
+    if child.outdated:
+        return "the application was loaded anew"
+    if limits.max_memory is not None and child.memory > limits.max_memory:
+        return f"memory: {child.memory} KiB, more than {limits.max_memory}"
+    if child.due_at is not None and child.due_at <= now:
+        return f"age: {now - child.started_at:.0f} seconds"
+    return None
+
+
+def _readiest(child: Child) -> tuple[bool, float]:
+    return child.state is not State.READY, child.started_at
+
+
+def next_look(children: Sequence[Child], wishes: Wishes, now: float, longest: float) -> float:
+    """Seconds until something is due that we know of now, at most `longest`."""
+    times = [at for child in children for run in child.runs for at in _limits_ahead(child, run)]
+    times += [at for at in (wishes.stop_at, wishes.spawn_at) if at is not None and at > now]
+    return max(0.0, min([longest, *(at - now for at in times)]))
+
+
+def _limits_ahead(child: Child, run: RunSnapshot) -> list[float]:
+    soft_at = run.soft_at if run.sequence not in child.warned else 0.0
+    return [at for at in (soft_at, run.hard_at) if at and not child.killed]
+
+
+# ---- deaths
+
+
+class Death(msgspec.Struct, frozen=True, kw_only=True):
+    """How a child ended. `status` as of `waitpid`, None where nobody has it."""
+
+    status: int | None
+    killed: Why = Why.NOTHING
+    state: State = State.READY
+    was_ready: bool = True
+    age: float = 0.0
+    runs: Sequence[RunSnapshot] = ()
+    overrun: Sequence[RunSnapshot] = ()
+
+
+class Losses(msgspec.Struct, frozen=True):
+    """What a dead child's messages are owed: keys of those that crashed with it, and verdicts by key."""
+
+    crashed: tuple[bytes, ...] = ()
+    verdicts: Mapping[bytes, str] = {}
+
+
+def losses(death: Death) -> Losses:
+    """Whose run a death is counted against.
+
+    A hard time limit is the overrunning run's verdict and nobody else's harm; what the supervisor ended for
+    reasons of its own is nobody's; every other death is a crash of all runs that had started.
+    """
+    if death.killed is Why.TIME_LIMIT:
+        return Losses((), {run.key: f"time_limit:{run.hard_at - run.started:g}" for run in death.overrun})
+    if death.killed in (Why.SHUTDOWN, Why.HUNG):
+        return Losses()
+    return Losses(tuple(run.key for run in death.runs))
+
+
+def cause(death: Death) -> str:
+    """For people: `signal 9 (SIGKILL)`, `exit code 3`."""
+    if death.killed is Why.MEMORY:
+        return "killed: more memory than worker_kill_above_memory"
+    if death.status is None:
+        return "unknown: its template had died"
+    number = death.status & 0x7F
+    if not number:
+        return f"exit code {death.status >> 8}"
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def is_expected(death: Death) -> bool:
+    """Whether the child ended as it was told to, or as it had announced."""
+    if death.killed:
+        return death.killed is Why.SHUTDOWN
+    return death.state >= State.LEAVING and not death.runs and death.status in (0, None)
+
+
+class Streak(msgspec.Struct, frozen=True):
+    """The children that have died in a row without getting anywhere."""
+
+    failures: int = 0
+    any_ready: bool = False
+
+    def after(self, death: Death) -> Streak:
+        """The streak with one more death. A run to blame, or a life longer than infancy, ends it."""
+        any_ready = self.any_ready or death.was_ready
+        fails = not is_expected(death) and not death.runs and not death.overrun and death.age < INFANCY
+        return Streak(self.failures + 1 if fails or death.killed is Why.HUNG else 0, any_ready)
+
+    def delay(self) -> float:
+        """Seconds to wait before the next child is started: the first replacement comes at once."""
+        return 0.0 if self.failures <= 1 else clock.backoff(self.failures - 2, 0.25, 10.0)
+
+    def give_up(self, death: Death) -> int | None:
+        """The exit code with which the worker gives up after this death: none of its children ever got ready."""
+        if self.any_ready:
+            return None
+        if death.status is not None and death.status >> 8 == EXIT_USAGE and not death.status & 0x7F:
+            return EXIT_USAGE
+        return EXIT_FAILURE if self.failures >= FIRST_TRIES else None
