@@ -91,16 +91,6 @@ class Leases:
         assert settle(consumer, [old]) == [old]
         assert settle(consumer, [new]) == []
 
-    def test_a_lost_lease_is_noticed_by_a_take_that_waits(self, stand: Stand) -> None:
-        stand.send("a")
-        consumer = stand.consumer(lease=SHORT)
-        consumer.take(1, SOON)
-        # The lost message comes back to its own queue, which wakes the take that lost it.
-        waiting = stand.start(consumer.take, 1, PATIENCE)
-        stand.expire()
-        with pytest.raises(LeaseLost):
-            waiting.result(PATIENCE)
-
     def test_at_the_limit_an_expired_message_becomes_a_dead_letter(self, stand: Stand) -> None:
         [data] = stand.send("poison")
         stand.consumer(lease=SHORT, max_deliveries=1).take(1, SOON)
@@ -126,7 +116,7 @@ class Leases:
         batch = consumer.take(1, SOON)
         stand.broker.renew([stand.queue], [consumer.owner], SHORT, 3)
         pause(SHORT * 2)
-        assert stand.consumer(broker=stand.other).take(1, 0) == []
+        assert stand.consumer(broker=stand.other, lease=SHORT).take(1, 0) == []
         assert stand.broker.renew([stand.queue], [], SHORT, 3) == []
         assert stand.stats().running == 1
         assert stand.broker.renew([stand.queue], [consumer.owner], SHORT, 3) == []
@@ -178,6 +168,20 @@ class Leases:
         with pytest.raises(LeaseLost):
             dead.take(1, 0)
         assert names(dead.take(1, SOON)) == ["a"]
+
+    def test_a_take_that_waits_gets_nothing_more_under_a_surrendered_name(self, stand: Stand) -> None:
+        stand.send("a")
+        dead = stand.consumer()
+        dead.take(1, SOON)
+        owner = dead.owner
+        try:
+            taken, _ = stand.while_taking(
+                dead, lambda: stand.other.surrender([stand.queue], owner, {}, {}, 3), timeout=1.0
+            )
+        except LeaseLost:
+            taken = []
+        assert owner not in {delivery.owner for delivery in taken}
+        assert dead.confirm(taken) == []
 
     def test_an_unknown_owner_holds_nothing(self, stand: Stand) -> None:
         stand.send("a")
