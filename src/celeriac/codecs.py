@@ -30,7 +30,18 @@ from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, Imp
 
 SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 
-_MARKS: Final = ("datetime", "date", "time", "timedelta", "uuid", "decimal", "set", "frozenset", "int", "float")
+_MARKS: Final = (
+    "datetime",
+    "date",
+    "time",
+    "timedelta",
+    "uuid",
+    "decimal",
+    "set",
+    "frozenset",
+    "int",
+    "float",
+)
 _EXT_CODE: Final = {mark: code for code, mark in enumerate(_MARKS, start=1)}
 _INT64: Final = range(-(1 << 63), 1 << 64)
 
@@ -140,7 +151,9 @@ def _lower_key(key: Any, mark: Callable[[str, Any], Any], path: str, *, text_onl
             return {None: "null", True: "true", False: "false"}[key]
         if isinstance(key, int | float):
             return str(key)
-        raise EncodeError(f"a key of {path or 'the value'} is a {type(key).__name__}: json has text keys only")
+        raise EncodeError(
+            f"a key of {path or 'the value'} is a {type(key).__name__}: json has text keys only"
+        )
     return _lower(key, mark, path, text_only=False)
 
 
@@ -302,7 +315,14 @@ def dump(name: str, value: Any, accept: Collection[str]) -> bytes:
         return codec.dump(value)
     except EncodeError:
         raise
-    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError, pickle.PicklingError) as exc:
+    except (
+        TypeError,
+        ValueError,
+        OverflowError,
+        RecursionError,
+        AttributeError,
+        pickle.PicklingError,
+    ) as exc:
         raise EncodeError(f"cannot be written as {name}: {exc}") from exc
 
 

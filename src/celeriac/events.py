@@ -217,7 +217,9 @@ class Bus:
             try:
                 listener(event)
             except Exception:  # a listener must not break the flow
-                logging.getLogger("celeriac.events").exception("a listener of %s failed", type(event).__name__)
+                logging.getLogger("celeriac.events").exception(
+                    "a listener of %s failed", type(event).__name__
+                )
 
 
 #: The process's one bus: a registry, filled at start-up.

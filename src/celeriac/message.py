@@ -172,7 +172,14 @@ def _encode_inline(message: Message) -> bytes:
 
 def _lower_options(options: Options) -> Any:
     """Options whose free parts (headers, links...) may hold dates and the like."""
-    if options.headers is options.links is options.errbacks is options.chain is options.stamps is options.chord:
+    if (
+        options.headers
+        is options.links
+        is options.errbacks
+        is options.chain
+        is options.stamps
+        is options.chord
+    ):
         return options
     return {
         name: codecs.lower_msgpack(value, f"the option {field!r}")
@@ -184,7 +191,8 @@ def _lower_options(options: Options) -> Any:
 def _lower_call(message: Message) -> tuple[list[Any], dict[str, Any]]:
     name = message.task
     args = [
-        codecs.lower_msgpack(value, f"argument {place} of task {name!r}") for place, value in enumerate(message.args)
+        codecs.lower_msgpack(value, f"argument {place} of task {name!r}")
+        for place, value in enumerate(message.args)
     ]
     kwargs = {
         key: codecs.lower_msgpack(value, f"argument {key!r} of task {name!r}")

@@ -125,7 +125,11 @@ class QueueStats(msgspec.Struct, frozen=True):
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
-    """A message that will not run again unless somebody says so."""
+    """A message that will not run again unless somebody says so.
+
+    `key` is the message's id; another name of up to 16 bytes where the message has none (garbage) or where a dead letter
+    of that id is there already: no dead letter replaces another.
+    """
 
     queue: str
     key: bytes
@@ -208,7 +212,9 @@ class Broker(Protocol):
         """A consumer of these queues, under that owner; its lease lasts `lease` seconds from each renewal."""
         ...
 
-    def renew(self, queues: Sequence[str], owners: Sequence[str], lease: float, max_deliveries: int) -> list[str]:
+    def renew(
+        self, queues: Sequence[str], owners: Sequence[str], lease: float, max_deliveries: int
+    ) -> list[str]:
         """Lengthen the leases of owners, and do the queues' housekeeping: end expired leases, wake who is due.
 
         Returns the owners that had been lost already (also those never known). `owners` may be empty.

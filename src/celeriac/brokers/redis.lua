@@ -9,12 +9,12 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:h:<owner>     hash    what an owner holds: fence -> class, message
   base:i             set     owners that wait for work
   base:a             string  the appointment: "<due time> <owner>", who of those wakes when the next delayed one is due
-  base:f             string  the last fence number given out; also numbers delayed members
+  base:f             string  the last fence number given out; also numbers delayed members and dead letters
   base:t             string  when housekeeping was last done
   base:p             string  there while the queue is paused
   base:c             hash    key -> JSON list of casualties, for messages with crashes behind them
   base:v             hash    key -> verdict, for messages whose end is decided
-  base:x             zset    dead letters: score = time of death, member = key
+  base:x             zset    dead letters: score = a growing number, member = key
   base:y             hash    key -> class, JSON header, newline, message; for each dead letter
   <prefix>queues     set     names of all queues
 
@@ -74,7 +74,7 @@ local function bury(base, t, class, message, reason, detail, casualties)
     key = string.sub(redis.sha1hex(message .. redis.call('INCR', base .. ':f')), 1, 16)
   end
   local header = cjson.encode({reason = reason, detail = detail, at = t / 1000})
-  redis.call('ZADD', base .. ':x', t, key)
+  redis.call('ZADD', base .. ':x', redis.call('INCR', base .. ':f'), key)
   redis.call('HSET', base .. ':y', key, class .. header .. '\n' .. (casualties or '[]') .. '\n' .. message)
 end
 

@@ -236,6 +236,8 @@ class RedisConsumer:
         os.set_blocking(self._alarm_in, False)
         os.set_blocking(self._alarm_out, False)
         self._closed = False
+        #: Written by `wake` in any thread, read and taken back by the thread that takes.
+        self._told = False
 
     @property
     def owner(self) -> str:
@@ -303,14 +305,12 @@ class RedisConsumer:
     def take(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = clock.monotonic() + timeout
         while True:
-            with contextlib.suppress(BlockingIOError):
-                os.read(self._alarm_in, 4096)
             deliveries, look_again = self._look(limit)
             remaining = deadline - clock.monotonic()
-            if deliveries or remaining <= 0:
+            if deliveries or remaining <= 0 or self._told:
+                self._told = False
                 return deliveries
-            if not self._wait(min(remaining, look_again)):
-                return []
+            self._wait(min(remaining, look_again))
 
     def _look(self, limit: int) -> tuple[list[Delivery], float]:
         """One look into the queues, in turn. Else: seconds after which to look again unasked."""
@@ -356,16 +356,16 @@ class RedisConsumer:
         self._drop_connection()
         raise LeaseLost(f"the lease of {lost} has ended; what it held was given to others")
 
-    def _wait(self, timeout: float) -> bool:
-        """Wait until a queue rings, at most `timeout` seconds. False: told to return by `wake`."""
+    def _wait(self, timeout: float) -> None:
+        """Wait until a queue rings or `wake` is called, at most `timeout` seconds."""
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._alarm_in, 4096)
         with self._conversation() as connection:
-            if self._rung:
-                return True
-        woken = connection.wait_readable(timeout, self._alarm_in)
+            if self._rung or self._told:
+                return
+        connection.wait_readable(timeout, self._alarm_in)
         with self._conversation() as connection:
             connection.gather()
-            self._note_pushes()
-        return bool(self._rung) or not woken
 
     # -- settling -----------------------------------------------------------------------------------------
 
@@ -399,8 +399,8 @@ class RedisConsumer:
             raise BrokerRefused(f"{self._broker.place}: {explain(exc)}", done + settled)
         if not fences:
             return []
-        refused = {int(fence) for fence in fences}
-        return [one.delivery for one in group if one.delivery.fence in refused]
+        by_fence = {one.delivery.fence: one.delivery for one in group}
+        return [by_fence[int(fence)] for fence in fences]
 
     def _note_queues(self, connection: Connection, group: list[Settlement]) -> None:
         for settlement in group:
@@ -417,7 +417,11 @@ class RedisConsumer:
         arguments += ("F", delivery.fence, len(settlement.records), len(settlement.sends))
         prefix = self._address.prefix.encode() + b"r:"
         for record in settlement.records:
-            arguments += (prefix + record.key, record.data, "" if record.ttl is None else int(record.ttl * 1000))
+            arguments += (
+                prefix + record.key,
+                record.data,
+                "" if record.ttl is None else int(record.ttl * 1000),
+            )
         for outgoing in settlement.sends:
             arguments += self._stored(outgoing)
         match action:
@@ -450,6 +454,7 @@ class RedisConsumer:
 
     def wake(self) -> None:
         if not self._closed:
+            self._told = True
             self._ring()
 
     def close(self) -> None:
@@ -467,7 +472,12 @@ class RedisConsumer:
 
 
 def _casualty_text(casualty: Casualty) -> str:
-    fields = {"cause": casualty.cause, "at": casualty.at, "worker": casualty.worker, "memory": casualty.memory}
+    fields = {
+        "cause": casualty.cause,
+        "at": casualty.at,
+        "worker": casualty.worker,
+        "memory": casualty.memory,
+    }
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 

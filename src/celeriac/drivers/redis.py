@@ -331,7 +331,9 @@ class Pool:
         with self._condition:
             while not self._idle and self._open >= self.address.pool_limit:
                 if not self._condition.wait(max(0.0, deadline - clock.monotonic())):
-                    raise TimeoutError(f"all {self._open} connections of the pool are busy (broker_pool_limit)")
+                    raise TimeoutError(
+                        f"all {self._open} connections of the pool are busy (broker_pool_limit)"
+                    )
             if self._idle:
                 return self._idle.pop()
             self._open += 1
