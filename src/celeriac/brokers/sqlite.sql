@@ -1,0 +1,164 @@
+-- The broker's statements. The tables are in drivers/sqlite.sql. Every statement runs inside a transaction that the
+-- adapter began with BEGIN IMMEDIATE, but for those under "Looking", which see one moment of the file.
+
+-- ------------------------------------------------------------------------------------------------- Storing
+
+-- name: take_positions
+-- :count -> the last of so many positions that are now the caller's.
+UPDATE sequence SET last = last + :count RETURNING last;
+
+-- name: add_ready
+-- queue, urgency, position, data, history, verdict
+INSERT INTO ready (queue, urgency, position, data, history, verdict) VALUES (?, ?, ?, ?, ?, ?);
+
+-- name: add_delayed
+-- queue, due_at, position, urgency, data
+INSERT INTO delayed (queue, due_at, position, urgency, data) VALUES (?, ?, ?, ?, ?);
+
+-- name: add_dead
+-- queue, key, urgency, data, reason, detail, died_at, history -> changes no row where the key is taken.
+INSERT OR IGNORE INTO dead (queue, key, urgency, data, reason, detail, died_at, history)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_to_counters
+-- queue, was_sent_to (0 or 1), and what is added to ready, delayed, running and dead. Makes the queue if need be.
+INSERT INTO queues (name, was_sent_to, ready, delayed, running, dead) VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE SET
+    was_sent_to = max(was_sent_to, excluded.was_sent_to),
+    ready = ready + excluded.ready,
+    delayed = delayed + excluded.delayed,
+    running = running + excluded.running,
+    dead = dead + excluded.dead;
+
+-- ------------------------------------------------------------------------------------------- Leases and house
+
+-- name: add_lease
+-- queue, owner, expires_at, lasts
+INSERT OR REPLACE INTO leases (queue, owner, expires_at, lasts) VALUES (?, ?, ?, ?);
+
+-- name: renew_lease
+-- expires_at, lasts, queue, owner -> changes no row where the owner is lost or was never known.
+UPDATE leases SET expires_at = ?, lasts = ? WHERE queue = ? AND owner = ?;
+
+-- name: end_lease
+-- queue, owner
+DELETE FROM leases WHERE queue = ? AND owner = ?;
+
+-- name: expired_owners
+-- queue, now -> owner
+SELECT owner FROM leases WHERE queue = ? AND expires_at <= ? ORDER BY expires_at;
+
+-- name: amnesty
+-- now, queue: every lease of the queue begins anew.
+UPDATE leases SET expires_at = ? + lasts WHERE queue = ?;
+
+-- name: house
+-- owner, queue -> housekept_at, paused, expiry of the owner's lease (null: there is none).
+SELECT housekept_at, paused, (SELECT expires_at FROM leases WHERE queue = name AND owner = ?)
+FROM queues WHERE name = ?;
+
+-- name: mark_house
+-- now, queue
+UPDATE queues SET housekept_at = ? WHERE name = ?;
+
+-- name: take_holding
+-- queue, owner -> fence, urgency, position, data, history, verdict of all that the owner held, which ends. Scans
+-- what is running in the queue: a few rows for each slot of the fleet.
+DELETE FROM running WHERE queue = ? AND owner = ? RETURNING fence, urgency, position, data, history, verdict;
+
+-- ------------------------------------------------------------------------------------------------- Taking
+
+-- name: due
+-- queue, now, limit -> due_at, position, urgency, data: what is due, the earliest first.
+SELECT due_at, position, urgency, data FROM delayed
+WHERE queue = ? AND due_at <= ? ORDER BY due_at, position LIMIT ?;
+
+-- name: delete_delayed
+-- queue, due_at, position
+DELETE FROM delayed WHERE queue = ? AND due_at = ? AND position = ?;
+
+-- name: head
+-- queue, limit -> urgency, position, queue, data, history, verdict of what is to be taken next, in order.
+SELECT urgency, position, queue, data, history, verdict FROM ready
+WHERE queue = ? ORDER BY urgency, position LIMIT ?;
+
+-- name: delete_ready
+-- queue, urgency, position
+DELETE FROM ready WHERE queue = ? AND urgency = ? AND position = ?;
+
+-- name: add_running
+-- queue, fence, owner, urgency, position, data, history, verdict
+INSERT INTO running (queue, fence, owner, urgency, position, data, history, verdict)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+
+-- ------------------------------------------------------------------------------------------------- Settling
+
+-- name: take_running
+-- queue, fence, owner -> urgency, position, data, history, verdict; no row where the delivery is not the owner's.
+DELETE FROM running WHERE queue = ? AND fence = ? AND owner = ?
+RETURNING urgency, position, data, history, verdict;
+
+-- name: is_running
+-- queue, fence, owner -> one row where the delivery is the owner's.
+SELECT 1 FROM running WHERE queue = ? AND fence = ? AND owner = ?;
+
+-- ------------------------------------------------------------------------------------------------- Looking
+
+-- name: glance
+-- owner, queue -> paused, housekept_at, expiry of the owner's lease, whether something is ready, when the next
+-- falls due. Each is one descent of a tree.
+SELECT paused, housekept_at,
+    (SELECT expires_at FROM leases WHERE queue = name AND owner = ?),
+    EXISTS (SELECT 1 FROM ready WHERE queue = name),
+    (SELECT min(due_at) FROM delayed WHERE queue = name)
+FROM queues WHERE name = ?;
+
+-- name: counters
+-- queue -> ready, delayed, running, dead, paused
+SELECT ready, delayed, running, dead, paused FROM queues WHERE name = ?;
+
+-- name: next_urgency
+-- queue, urgency -> the head behind all of that urgency: urgency, position, key.
+SELECT urgency, position, substr(data, 2, 16) FROM ready
+WHERE queue = ? AND urgency > ? ORDER BY urgency, position LIMIT 1;
+
+-- name: queues
+-- -> the names of all queues that were ever sent to.
+SELECT name FROM queues WHERE was_sent_to ORDER BY name;
+
+-- ------------------------------------------------------------------------------------------------- Tidying
+
+-- name: pause
+-- paused (0 or 1), queue
+INSERT INTO queues (paused, name) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET paused = excluded.paused;
+
+-- name: last_position
+-- -> the last position that was given out.
+SELECT last FROM sequence;
+
+-- name: purge_ready
+-- :queue, :last, :limit -> deletes that many at most, sent at :last or before.
+DELETE FROM ready WHERE (queue, urgency, position) IN (
+    SELECT queue, urgency, position FROM ready WHERE queue = :queue AND position <= :last LIMIT :limit
+);
+
+-- name: purge_delayed
+-- As purge_ready.
+DELETE FROM delayed WHERE (queue, due_at, position) IN (
+    SELECT queue, due_at, position FROM delayed WHERE queue = :queue AND position <= :last LIMIT :limit
+);
+
+-- name: dead
+-- :queue, :after (a key, or null; one that is not there is as null), :limit -> a page, oldest first.
+SELECT key, data, reason, detail, died_at, history FROM dead
+WHERE queue = :queue
+    AND serial > coalesce((SELECT serial FROM dead WHERE queue = :queue AND key = :after), 0)
+ORDER BY serial LIMIT :limit;
+
+-- name: find_dead
+-- queue, key -> as dead, one row or none.
+SELECT key, data, reason, detail, died_at, history FROM dead WHERE queue = ? AND key = ?;
+
+-- name: take_dead
+-- queue, key -> urgency, data of the letter, which ends.
+DELETE FROM dead WHERE queue = ? AND key = ? RETURNING urgency, data;

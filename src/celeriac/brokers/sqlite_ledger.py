@@ -1,0 +1,169 @@
+"""What one transaction moves between the tables of `sqlite.sql`, with the counters that go with it.
+
+A `Ledger` lives as long as its transaction. New messages and counters are written together at its end, so
+that a settlement of a hundred deliveries is a hundred deletions and a handful of statements more.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from celeriac import clock
+from celeriac.brokers.contract import Casualty, Outgoing
+from celeriac.drivers.sqlite import load_queries
+from celeriac.message import KEY
+
+#: The reason in the dead letter of a message that has ended too many processes.
+TOO_MANY_CRASHES: Final = "too many crashes"
+LEASE_EXPIRED: Final = "lease expired"
+
+#: Due messages that one `take` moves at most: when a million fall due together, nobody waits for them all.
+PROMOTED_AT_ONCE: Final = 500
+
+QUERIES: Final = load_queries(os.path.join(os.path.dirname(__file__), "sqlite.sql"))
+
+_write_history: Final = msgspec.msgpack.Encoder().encode
+_read_history: Final = msgspec.msgpack.Decoder(list[Casualty]).decode
+
+
+class Held(NamedTuple):
+    """A row of `running` that has been taken out of it."""
+
+    urgency: int
+    position: int
+    data: bytes
+    history: bytes | None
+    verdict: str | None
+
+
+@dataclass(slots=True)
+class Moves:
+    """What is to be added to the counters of one queue."""
+
+    was_sent_to: int = 0
+    ready: int = 0
+    delayed: int = 0
+    running: int = 0
+    dead: int = 0
+
+
+class Ledger:
+    """The moves of one transaction. `now` is one moment for all of them."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.now = clock.now()
+        self._moves: dict[str, Moves] = {}
+        self._sent: list[Outgoing] = []
+
+    def run(self, query: str, *values: Any) -> list[Any]:
+        """The rows of one statement of `sqlite.sql`."""
+        return self.connection.execute(QUERIES[query], values).fetchall()
+
+    def run_many(self, query: str, values: Sequence[tuple[Any, ...]]) -> None:
+        self.connection.executemany(QUERIES[query], values)
+
+    def moves(self, queue: str) -> Moves:
+        found = self._moves.get(queue)
+        if found is None:
+            found = self._moves[queue] = Moves()
+        return found
+
+    def take_positions(self, count: int) -> range:
+        """So many numbers that nobody had before, ascending."""
+        [(last,)] = self.connection.execute(QUERIES["take_positions"], {"count": count}).fetchall()
+        return range(last - count + 1, last + 1)
+
+    def send(self, batch: Sequence[Outgoing]) -> None:
+        self._sent += batch
+
+    def put_back(self, queue: str, held: Held) -> None:
+        """Ready again, in its old place: at the head, since it had been taken from there."""
+        self.run("add_ready", queue, *held)
+        self.moves(queue).ready += 1
+
+    def bury(self, queue: str, held: Held, reason: str, detail: str) -> None:
+        """Garbage messages, and copies of one message, may share a key: the later one gets one of its own."""
+        for key in (held.data[KEY], os.urandom(16)):
+            row = (queue, key, held.urgency, held.data, reason, detail, self.now, held.history)
+            if self.connection.execute(QUERIES["add_dead"], row).rowcount:
+                break
+        self.moves(queue).dead += 1
+
+    def count_crash(self, queue: str, held: Held, casualty: Casualty, max_deliveries: int) -> None:
+        casualties = [*casualties_of(held.history), casualty]
+        held = held._replace(history=_write_history(casualties))
+        if len(casualties) >= max_deliveries:
+            detail = f"{len(casualties)} deliveries ended with a dead process; the last: {casualty.cause}"
+            self.bury(queue, held, TOO_MANY_CRASHES, detail)
+        else:
+            self.put_back(queue, held)
+
+    def end_lease(self, queue: str, owner: str) -> list[Held]:
+        """What that owner held, oldest delivery first; the caller says what becomes of it."""
+        self.run("end_lease", queue, owner)
+        rows = sorted(self.run("take_holding", queue, owner))
+        self.moves(queue).running -= len(rows)
+        return [Held(*row[1:]) for row in rows]
+
+    def keep_house(self, queue: str, last: float | None, lease: float, max_deliveries: int) -> None:
+        """End leases that have expired; where nobody has looked for half a lease, lengthen all (amnesty).
+
+        Nobody has looked, either, if the last one did so in the future: the clock was set back.
+        """
+        self.run("mark_house", self.now, queue)
+        if last is not None and not 0 <= self.now - last <= lease / 2:
+            self.run("amnesty", self.now, queue)
+            return
+        for (owner,) in self.run("expired_owners", queue, self.now):
+            for held in self.end_lease(queue, owner):
+                self.count_crash(queue, held, Casualty(LEASE_EXPIRED, self.now, owner), max_deliveries)
+
+    def promote_due(self, queue: str) -> None:
+        rows = self.run("due", queue, self.now, PROMOTED_AT_ONCE)
+        if not rows:
+            return
+        positions = self.take_positions(len(rows))
+        self.run_many("delete_delayed", [(queue, due_at, position) for due_at, position, _, _ in rows])
+        self.run_many("add_ready", [
+            (queue, urgency, position, data, None, None)
+            for (_, _, urgency, data), position in zip(rows, positions, strict=True)
+        ])  # fmt: skip
+        moves = self.moves(queue)
+        moves.delayed -= len(rows)
+        moves.ready += len(rows)
+
+    def write(self) -> None:
+        """Store what was sent, and add up the counters. The last thing in the transaction."""
+        if self._sent:
+            self._store_sent()
+        for queue, moves in self._moves.items():
+            row = (queue, moves.was_sent_to, moves.ready, moves.delayed, moves.running, moves.dead)
+            if any(row[1:]):
+                self.run("add_to_counters", *row)
+
+    def _store_sent(self) -> None:
+        ready: list[tuple[Any, ...]] = []
+        delayed: list[tuple[Any, ...]] = []
+        for one, position in zip(self._sent, self.take_positions(len(self._sent)), strict=True):
+            moves = self.moves(one.queue)
+            moves.was_sent_to = 1
+            if one.due_at is None or one.due_at <= self.now:
+                ready.append((one.queue, -one.priority, position, one.data, None, None))
+                moves.ready += 1
+            else:
+                delayed.append((one.queue, one.due_at, position, -one.priority, one.data))
+                moves.delayed += 1
+        self.run_many("add_ready", ready)
+        self.run_many("add_delayed", delayed)
+
+
+def casualties_of(history: bytes | None) -> list[Casualty]:
+    """What a row's history says."""
+    return [] if history is None else _read_history(history)

@@ -1,0 +1,352 @@
+"""One SQLite file as broker and result store see it: opening it, transactions, waiting for others' commits.
+
+A process has one connection to a file, used by one thread at a time: SQLite lets one writer work anyway, and
+a lock of ours is fair where its own polls. The file is in WAL mode with `synchronous=FULL`, so that a commit
+survives a power cut (docs/design/0003). Time is the wall clock, which the processes of a machine share.
+
+A connection never crosses a fork: SQLite keeps its locks by process, and a child that inherits them believes
+to hold what it does not. So the parent closes before each fork, and both sides open again when they need to.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+import threading
+import weakref
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeVar
+
+from celeriac import clock
+from celeriac.brokers.contract import Record
+from celeriac.exceptions import CeleriacError, ImproperlyConfigured
+from celeriac.plugins import nearest
+from celeriac.urls import Url
+
+T = TypeVar("T")
+
+SCHEMA_VERSION: Final = 1
+APPLICATION_ID: Final = 1128614977
+#: RETURNING came with SQLite 3.35 (March 2021).
+OLDEST_SQLITE: Final = (3, 35)
+
+#: How often a waiting `take` or watch asks whether another process has committed: soon after something
+#: happened, and when it has been quiet for a while. Measured in docs/design/0003.
+SHORTEST_POLL: Final = 0.002
+LONGEST_POLL: Final = 0.010
+#: Between two attempts to get a lock that another process holds.
+SHORTEST_RETRY: Final = 0.0002
+LONGEST_RETRY: Final = 0.005
+
+#: How long a fork waits for a transaction of another thread.
+FORK_PATIENCE: Final = 5.0
+
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+#: What a failing write says. EFBIG and a full /dev/shm come as I/O errors, ENOSPC as SQLITE_FULL.
+_ADVICE: Final[Mapping[int, str]] = {
+    sqlite3.SQLITE_FULL: "the disk (or the file's quota) is full: free some space; nothing was stored",
+    sqlite3.SQLITE_IOERR: "the disk is full, a size limit is reached, or the disk fails; nothing was stored",
+    sqlite3.SQLITE_READONLY: "the file or its directory is read-only for this user",
+    sqlite3.SQLITE_CANTOPEN: "its directory is missing, or this user may not write there",
+    sqlite3.SQLITE_PERM: "this user may not use the file",
+    sqlite3.SQLITE_NOTADB: "it is not an SQLite database: name another file, or move this one away",
+    sqlite3.SQLITE_CORRUPT: "it is damaged: stop all workers, save a copy, and run  sqlite3 FILE .recover",
+}
+
+
+class FileUnusable(Exception):
+    """Something about the file that another attempt will not change."""
+
+
+def load_queries(module: str) -> Mapping[str, str]:
+    """The statements of the .sql file beside a module, by the name in the comment above each."""
+    text = Path(module).with_suffix(".sql").read_text(encoding="utf-8")
+    parts = (part.partition("\n") for part in text.split("-- name: ")[1:])
+    return {name.strip(): statement.strip() for name, _, statement in parts}
+
+
+_QUERIES: Final = load_queries(__file__)
+
+
+@contextmanager
+def translated(
+    file: SQLiteFile, unavailable: type[CeleriacError], refused: type[CeleriacError]
+) -> Generator[None]:
+    """SQLite's errors as ours: `unavailable` for what may pass, `refused` for what somebody must mend."""
+    try:
+        yield
+    except FileUnusable as exc:
+        raise refused(f"SQLite file {file.path!r}: {exc}") from exc
+    except sqlite3.Error as exc:
+        code = primary_code(exc)
+        if code in _BUSY:
+            raise unavailable(
+                f"SQLite file {file.path!r} stayed locked: another process is in a long transaction"
+            ) from exc
+        advice = f" ({_ADVICE[code]})" if code in _ADVICE else ""
+        raise refused(f"SQLite file {file.path!r}: {exc}{advice}") from exc
+
+
+def primary_code(exc: sqlite3.Error) -> int:
+    """SQLite's result code without its extension; 0 for an error that the Python module raised itself."""
+    return getattr(exc, "sqlite_errorcode", 0) & 0xFF
+
+
+def put_records(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
+    """Store results within a transaction."""
+    now = clock.now()
+    connection.executemany(
+        _QUERIES["put_result"],
+        [
+            {"key": r.key, "data": r.data, "expires_at": None if r.ttl is None else now + r.ttl}
+            for r in records
+        ],
+    )
+
+
+def sweep_records(connection: sqlite3.Connection, limit: int) -> int:
+    """Delete at most `limit` expired results within a transaction. Returns how many."""
+    return connection.execute(_QUERIES["sweep_results"], {"now": clock.now(), "limit": limit}).rowcount
+
+
+class SQLiteFile:
+    """A file, shared by all brokers and result stores of the process that name it. Thread-safe."""
+
+    #: The registry: path and mode -> the file, while somebody uses it. Guarded by `_opening`.
+    _files: ClassVar[weakref.WeakValueDictionary[tuple[str, str], SQLiteFile]] = weakref.WeakValueDictionary()
+    _opening: ClassVar[threading.Lock] = threading.Lock()
+    #: Between the two hooks of a fork: the files whose `_using` the forking thread holds.
+    _held_over_fork: ClassVar[list[SQLiteFile]] = []
+
+    def __init__(self, path: str, synchronous: str) -> None:
+        self.path = path
+        self.place = f"sqlite:{path}"
+        #: Notified after every commit of this process, and by `wake`.
+        self.changed = threading.Condition()
+        self._synchronous = synchronous
+        #: Held during every use of the connection, and over a fork. It guards all fields below.
+        self._using = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._process = 0
+        self._inode = 0
+        self._times_opened = 0
+        self._commits = 0
+
+    @classmethod
+    def of(cls, url: Url, options: Mapping[str, Any]) -> SQLiteFile:
+        """The file that a URL names. Does not touch the disk.
+
+        Raises:
+            ImproperlyConfigured: no file, or an option that does not exist.
+        """
+        if url.host or url.path in ("", "/"):
+            raise ImproperlyConfigured(
+                f"{url} names no file: write sqlite:///relative/file.sqlite or sqlite:////absolute/file.sqlite"
+            )
+        if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+            raise ImproperlyConfigured(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
+        given = {**url.query, **options}
+        for name in given.keys() - {"synchronous"}:
+            raise ImproperlyConfigured(f"sqlite has no option {name!r}.{nearest(name, ['synchronous'])}")
+        synchronous = str(given.get("synchronous", "full")).lower()
+        if synchronous not in ("full", "normal"):
+            raise ImproperlyConfigured(f"synchronous={synchronous!r}: it must be 'full' or 'normal'")
+        path = os.path.realpath(url.path[1:])
+        with cls._opening:
+            file = cls._files.get((path, synchronous))
+            if file is None:
+                file = cls._files[path, synchronous] = cls(path, synchronous)
+            return file
+
+    def write(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
+        """Run `work` in one transaction, waiting at most `timeout` seconds for others' to end."""
+        deadline = clock.monotonic() + timeout
+        with self._connected(deadline) as connection:
+            _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
+            before = connection.total_changes
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            finally:
+                # A failed COMMIT, an error in `work`, or a signal handler that raised.
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+            has_changed = connection.total_changes != before
+            self._commits += has_changed
+        if has_changed:
+            self.wake()
+        return result
+
+    def read(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
+        """Run `work`, which only reads, and sees one moment: the latest commit before its first statement."""
+        deadline = clock.monotonic() + timeout
+        with self._connected(deadline) as connection:
+
+            def attempt() -> T:
+                connection.execute("BEGIN")
+                try:
+                    return work(connection)
+                finally:
+                    connection.execute("ROLLBACK")
+
+            return _patiently(attempt, deadline)
+
+    def version(self, timeout: float) -> tuple[int, ...]:
+        """Differs from an earlier answer when something was committed since, by whatever process."""
+        deadline = clock.monotonic() + timeout
+        with self._connected(deadline) as connection:
+            return _patiently(lambda: self._version(connection), deadline)
+
+    def wait(self, seen: tuple[int, ...], seconds: float, is_woken: Callable[[], bool]) -> None:
+        """Return when the version is no longer `seen`, when woken, or after so many seconds."""
+        deadline = clock.monotonic() + seconds
+        poll = SHORTEST_POLL
+        while True:
+            with self.changed:
+                if is_woken() or self._commits != seen[-1]:
+                    return
+                remaining = deadline - clock.monotonic()
+                if remaining <= 0:
+                    return
+                self.changed.wait(min(poll, remaining))
+            poll = min(LONGEST_POLL, poll * 1.05)
+            if self.version(LONGEST_RETRY + seconds) != seen:
+                return
+
+    def wake(self) -> None:
+        """Make everybody who waits look again."""
+        with self.changed:
+            self.changed.notify_all()
+
+    def close(self) -> None:
+        """Close the connection; the next use opens it again."""
+        with self._using:
+            self._disconnect()
+
+    def _version(self, connection: sqlite3.Connection) -> tuple[int, ...]:
+        [(data_version,)] = connection.execute("PRAGMA data_version").fetchall()
+        return (self._times_opened, data_version, self._commits)
+
+    @contextmanager
+    def _connected(self, deadline: float) -> Generator[sqlite3.Connection]:
+        if not self._using.acquire(timeout=max(0.0, deadline - clock.monotonic())):
+            raise _busy()
+        try:
+            if self._connection is not None and self._inode != _inode_of(self.path):
+                # The file was deleted or replaced: what is stored in the old one would be seen by nobody.
+                self._disconnect()
+            if self._connection is None:
+                self._connect(deadline)
+            elif self._process != os.getpid():
+                raise FileUnusable(
+                    "this process was forked, not by os.fork, while the file was open, and SQLite does not "
+                    "survive that: close the broker and the result store before the fork"
+                )
+            assert self._connection is not None
+            yield self._connection
+        finally:
+            self._using.release()
+
+    def _connect(self, deadline: float) -> None:
+        connection = sqlite3.connect(self.path, timeout=0, isolation_level=None, check_same_thread=False)
+        try:
+            _patiently(lambda: self._prepare(connection), deadline)
+        except BaseException:
+            connection.close()
+            raise
+        self._connection, self._process, self._inode = connection, os.getpid(), _inode_of(self.path)
+        self._times_opened += 1
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Check whose file this is before changing anything, then make the tables where there are none."""
+        ours = _pragma(connection, "application_id") == APPLICATION_ID
+        version = _pragma(connection, "user_version")
+        if not ours and (version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()):
+            raise FileUnusable("it is another program's database: give Celeriac a file of its own")
+        if version > SCHEMA_VERSION:
+            raise FileUnusable(
+                f"it was made by a later Celeriac (version {version} of the tables): upgrade this one"
+            )
+        if _pragma(connection, "journal_mode = WAL") != "wal":
+            raise FileUnusable("its file system cannot do WAL (a network share?): use a local disk")
+        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA temp_store = MEMORY")
+        if version < SCHEMA_VERSION:
+            try:
+                connection.executescript(_QUERIES["schema"])
+            finally:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+
+    def _disconnect(self) -> None:
+        if self._connection is not None and self._process == os.getpid():
+            self._connection.close()
+            self._connection = None
+
+    @classmethod
+    def before_fork(cls) -> None:
+        """Wait for the statements that run, and close: the child is to inherit no connection."""
+        cls._opening.acquire()
+        for file in list(cls._files.values()):
+            # Where this waits in vain (a fork out of a signal handler that interrupted a transaction), the
+            # child finds a connection of another process, and refuses to use it.
+            if file._using.acquire(timeout=FORK_PATIENCE):
+                file._disconnect()
+                cls._held_over_fork.append(file)
+
+    @classmethod
+    def after_fork_in_parent(cls) -> None:
+        for file in cls._held_over_fork:
+            file._using.release()
+        cls._held_over_fork.clear()
+        cls._opening.release()
+
+    @classmethod
+    def after_fork_in_child(cls) -> None:
+        """New locks: a thread that held one of the old ones is not here to release it."""
+        for file in list(cls._files.values()):
+            file._using = threading.Lock()
+            file.changed = threading.Condition()
+        cls._held_over_fork.clear()
+        cls._opening = threading.Lock()
+
+
+os.register_at_fork(
+    before=SQLiteFile.before_fork,
+    after_in_parent=SQLiteFile.after_fork_in_parent,
+    after_in_child=SQLiteFile.after_fork_in_child,
+)
+
+
+def _patiently(attempt: Callable[[], T], deadline: float) -> T:
+    """Repeat what finds the file locked. SQLite's own waiting is coarse, and blocks a gevent hub."""
+    pause = SHORTEST_RETRY
+    while True:
+        try:
+            return attempt()
+        except sqlite3.OperationalError as exc:
+            if primary_code(exc) not in _BUSY or clock.monotonic() >= deadline:
+                raise
+        clock.sleep(random.uniform(0, pause))
+        pause = min(LONGEST_RETRY, pause * 1.5)
+
+
+def _busy() -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("another thread of this process uses the file")
+    error.sqlite_errorcode = sqlite3.SQLITE_BUSY
+    return error
+
+
+def _pragma(connection: sqlite3.Connection, pragma: str) -> Any:
+    return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+
+
+def _inode_of(path: str) -> int:
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return -1

@@ -1,0 +1,94 @@
+-- What is in the file. Every change to these tables raises `SCHEMA_VERSION` in sqlite.py and says how to get there.
+--
+-- A message is in exactly one of ready, delayed, running and dead, and moves between them by DELETE and INSERT in
+-- one transaction. So each table is as large as what it is for: taking and settling touch a few pages, however long
+-- the queue is. `position` comes from `sequence` and orders messages over all queues; fences come from it too.
+-- `urgency` is the negative priority, so that one ascending key gives the order of taking.
+-- `history` holds the casualties as MessagePack; a row with a history or a verdict is a suspect.
+
+-- name: schema
+-- Run as one script by whoever opens the file first; harmless when two do so at once.
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS sequence (last INTEGER NOT NULL);
+INSERT INTO sequence SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM sequence);
+-- The four counters are kept by every transaction that moves messages: `stats` never counts rows.
+CREATE TABLE IF NOT EXISTS queues (
+    name TEXT PRIMARY KEY,
+    was_sent_to INTEGER NOT NULL DEFAULT 0,
+    paused INTEGER NOT NULL DEFAULT 0,
+    housekept_at REAL,
+    ready INTEGER NOT NULL DEFAULT 0,
+    delayed INTEGER NOT NULL DEFAULT 0,
+    running INTEGER NOT NULL DEFAULT 0,
+    dead INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ready (
+    queue TEXT NOT NULL,
+    urgency INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    history BLOB,
+    verdict TEXT,
+    PRIMARY KEY (queue, urgency, position)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS delayed (
+    queue TEXT NOT NULL,
+    due_at REAL NOT NULL,
+    position INTEGER NOT NULL,
+    urgency INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (queue, due_at, position)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS running (
+    queue TEXT NOT NULL,
+    fence INTEGER NOT NULL,
+    owner TEXT NOT NULL,
+    urgency INTEGER NOT NULL,
+    position INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    history BLOB,
+    verdict TEXT,
+    PRIMARY KEY (queue, fence)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS leases (
+    queue TEXT NOT NULL,
+    owner TEXT NOT NULL,
+    expires_at REAL NOT NULL,
+    lasts REAL NOT NULL,
+    PRIMARY KEY (queue, owner)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS dead (
+    serial INTEGER PRIMARY KEY,
+    queue TEXT NOT NULL,
+    key BLOB NOT NULL,
+    urgency INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    detail TEXT NOT NULL,
+    died_at REAL NOT NULL,
+    history BLOB,
+    UNIQUE (queue, key)
+);
+CREATE INDEX IF NOT EXISTS dead_in_order ON dead (queue, serial);
+-- AUTOINCREMENT: a serial is never used twice, so a watch that has seen serial n misses nothing after it.
+CREATE TABLE IF NOT EXISTS results (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,
+    key BLOB NOT NULL UNIQUE,
+    expires_at REAL,
+    data BLOB NOT NULL
+);
+CREATE INDEX IF NOT EXISTS results_that_expire ON results (expires_at) WHERE expires_at IS NOT NULL;
+PRAGMA application_id = 1128614977;
+PRAGMA user_version = 1;
+COMMIT;
+
+-- name: put_result
+-- :key, :data, :expires_at (epoch seconds or null) -> nothing. Replaces an earlier record under a new serial.
+-- Used by the result store, and by the broker inside the transaction of a settlement.
+INSERT OR REPLACE INTO results (key, data, expires_at) VALUES (:key, :data, :expires_at);
+
+-- name: sweep_results
+-- :now, :limit -> nothing. Deletes what has expired, the oldest first, at most :limit rows.
+DELETE FROM results WHERE serial IN (
+    SELECT serial FROM results WHERE expires_at <= :now ORDER BY expires_at LIMIT :limit
+);

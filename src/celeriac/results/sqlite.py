@@ -1,0 +1,135 @@
+"""Results in an SQLite file (`sqlite:///file`); where that is the broker's, a settlement is one transaction."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, TypeVar
+
+from celeriac import clock
+from celeriac.brokers.contract import Record
+from celeriac.drivers import sqlite as driver
+from celeriac.exceptions import BackendError, ResultStoreUnavailable
+from celeriac.urls import Url
+
+T = TypeVar("T")
+
+#: Seconds that a verb waits for other processes' transactions.
+PATIENCE: Final = 5.0
+#: After so many puts, as many expired records and more are deleted: the file cannot grow for ever.
+PUTS_BETWEEN_SWEEPS: Final = 500
+SWEEP_LIMIT: Final = 2_000
+
+_QUERIES: Final = driver.load_queries(__file__)
+
+
+class SQLiteResults:
+    """The result store of one file. See `ResultStore` for what each verb promises."""
+
+    def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
+        self._file = driver.SQLiteFile.of(url, options)
+        #: Touched only inside transactions of this process, which the file runs one at a time.
+        self._puts_since_sweep = 0
+
+    @property
+    def place(self) -> str:
+        return self._file.place
+
+    def put(self, records: Sequence[Record]) -> None:
+        def work(connection: sqlite3.Connection) -> None:
+            driver.put_records(connection, records)
+            self._puts_since_sweep += len(records)
+            if self._puts_since_sweep >= PUTS_BETWEEN_SWEEPS:
+                self._puts_since_sweep = 0
+                driver.sweep_records(connection, SWEEP_LIMIT)
+
+        self._write(work)
+
+    def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+        return self._read(lambda connection: _get(connection, keys))
+
+    def watch(self, keys: Iterable[bytes]) -> SQLiteWatch:
+        return SQLiteWatch(self._file, keys)
+
+    def forget(self, keys: Sequence[bytes]) -> int:
+        def work(connection: sqlite3.Connection) -> int:
+            now = clock.now()
+            rows = [
+                connection.execute(_QUERIES["forget"], {"key": key, "now": now}).fetchall() for key in keys
+            ]
+            return sum(alive for found in rows for (alive,) in found)
+
+        return self._write(work)
+
+    def sweep(self) -> int:
+        swept = total = self._write(lambda connection: driver.sweep_records(connection, SWEEP_LIMIT))
+        while swept == SWEEP_LIMIT:
+            swept = self._write(lambda connection: driver.sweep_records(connection, SWEEP_LIMIT))
+            total += swept
+        return total
+
+    def close(self) -> None:
+        self._file.close()
+
+    def _write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with _errors(self._file):
+            return self._file.write(work, PATIENCE)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with _errors(self._file):
+            return self._file.read(work, PATIENCE)
+
+
+class SQLiteWatch:
+    """Keys that one caller waits for. What is new is found by serial, at no cost for the other keys."""
+
+    def __init__(self, file: driver.SQLiteFile, keys: Iterable[bytes]) -> None:
+        self._file = file
+        self._keys = set(keys)
+        #: The serial up to which everything has been returned; None before the first call.
+        self._seen: int | None = None
+
+    def next(self, timeout: float) -> dict[bytes, bytes]:
+        deadline = clock.monotonic() + timeout
+        with _errors(self._file):
+            while True:
+                version = self._file.version(PATIENCE)
+                fresh = self._file.read(self._fresh, PATIENCE)
+                remaining = deadline - clock.monotonic()
+                if fresh or not self._keys or remaining <= 0:
+                    return fresh
+                self._file.wait(version, remaining, lambda: False)
+
+    def discard(self, keys: Iterable[bytes]) -> None:
+        self._keys.difference_update(keys)
+
+    def _fresh(self, connection: sqlite3.Connection) -> dict[bytes, bytes]:
+        if self._seen is None:
+            [(last,)] = connection.execute(_QUERIES["last_serial"]).fetchall()
+            new = list(self._keys)
+        else:
+            rows = connection.execute(_QUERIES["keys_since"], {"serial": self._seen}).fetchall()
+            last = rows[-1][0] if rows else self._seen
+            new = [key for _, key in rows if key in self._keys]
+        found = _get(connection, new)
+        self._seen = last
+        return found
+
+    def __enter__(self) -> SQLiteWatch:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._keys.clear()
+
+
+def _get(connection: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    now = clock.now()
+    rows = (connection.execute(_QUERIES["get"], {"key": key, "now": now}).fetchall() for key in keys)
+    return {key: data for found in rows for key, data in found}
+
+
+@contextmanager
+def _errors(file: driver.SQLiteFile) -> Generator[None]:
+    with driver.translated(file, ResultStoreUnavailable, BackendError):
+        yield
