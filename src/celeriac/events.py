@@ -115,6 +115,13 @@ class TaskLost(TaskEvent, frozen=True):
     """The lease had ended before the run did: another worker has the message, and this run's end was refused."""
 
 
+class HookFailed(TaskEvent, frozen=True):
+    """A hook of a task (`on_success`, ...) raised; the outcome of the run stands."""
+
+    hook: str
+    traceback: str
+
+
 class WorkerStarting(Event, frozen=True):
     """The supervisor is up; no child yet."""
 
