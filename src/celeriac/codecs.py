@@ -1,9 +1,9 @@
 """Serializers: msgpack (the default), json, yaml and pickle, with the value types that tasks use.
 
 What travels: None, bool, int of any size, float, str, bytes, list, dict, datetime, date, time, timedelta,
-UUID, Decimal, set, frozenset. A tuple arrives as a list, as with Celery. Keys of a dict arrive as they are
-in msgpack, yaml and pickle, as text in json. Subclasses of str, int, float, list, tuple and dict
-travel as their base. Anything else is an EncodeError that says where it was.
+UUID, Decimal, set, frozenset. A tuple arrives as a list, as with Celery, but for one in a set or one that is a key.
+Keys of a dict arrive as they are in msgpack and pickle, as text in json and yaml. Subclasses of str, int, float,
+list, tuple and dict travel as their base. Anything else is an EncodeError that says where it was.
 
 Json marks types as Celery does: `{"__type__": "datetime", "__value__": "..."}`. Pickle can run code while it
 is read, so it is read and written only where `accept_content` lists it.
@@ -30,6 +30,11 @@ from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, Imp
 
 SCALARS: Final = frozenset({str, int, float, bool, type(None), bytes})
 
+#: What reading garbage may raise: the parser, and whatever builds values (Decimal's errors are arithmetic ones).
+UNREADABLE: Final = (
+    msgspec.DecodeError, ValueError, TypeError, ArithmeticError, AttributeError, LookupError, RecursionError
+)  # fmt: skip
+
 _MARKS: Final = (
     "datetime",
     "date",
@@ -41,8 +46,10 @@ _MARKS: Final = (
     "frozenset",
     "int",
     "float",
+    "dict",
 )
 _EXT_CODE: Final = {mark: code for code, mark in enumerate(_MARKS, start=1)}
+_TAGGED: Final = {"__type__", "__value__"}
 _INT64: Final = range(-(1 << 63), 1 << 64)
 
 
@@ -97,11 +104,13 @@ def _value_of(mark: str, plain: Any) -> Any:
         case "decimal":
             return Decimal(plain)
         case "set":
-            return set(plain)
+            return set(map(_hashable, plain))
         case "frozenset":
-            return frozenset(plain)
+            return frozenset(map(_hashable, plain))
+        case "dict":
+            return {_hashable(key): value for key, value in plain}
         case "int":
-            return int(plain)
+            return int(plain, 16)
         case "float":
             return float(plain)
         case "bytes" | "base64":
@@ -110,13 +119,18 @@ def _value_of(mark: str, plain: Any) -> Any:
             raise DecodeError(f"a value of the unknown type {mark!r}; it was sent by a later version")
 
 
+def _hashable(plain: Any) -> Any:
+    """A member of a set, or a key: what is a list now was a tuple."""
+    return tuple(map(_hashable, plain)) if isinstance(plain, list) else plain
+
+
 def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only: bool) -> Any:
     """Rebuild a value from what the format can write; `mark` wraps what it cannot."""
     kind = type(value)
     if kind is str or kind is bool or value is None:
         return value
     if isinstance(value, int):
-        return int(value) if value in _INT64 else mark("int", str(int(value)))
+        return int(value) if value in _INT64 else mark("int", f"{int(value):x}")
     if isinstance(value, float):
         return mark("float", repr(float(value))) if text_only and not math.isfinite(value) else float(value)
     if isinstance(value, str):
@@ -126,12 +140,7 @@ def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only:
     if isinstance(value, list | tuple):
         return [_lower(item, mark, f"{path}[{i}]", text_only=text_only) for i, item in enumerate(value)]
     if isinstance(value, dict):
-        return {
-            _lower_key(key, mark, path, text_only=text_only): _lower(
-                item, mark, f"{path}[{key!r}]", text_only=text_only
-            )
-            for key, item in value.items()
-        }
+        return _lower_dict(value, mark, path, text_only=text_only)
     if (custom := getattr(value, "__json__", None)) is not None:
         return _lower(custom(), mark, path, text_only=text_only)
     if (found := _mark_of(value)) is None:
@@ -141,6 +150,19 @@ def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only:
         )
     name, plain = found
     return mark(name, _lower(plain, mark, path, text_only=text_only))
+
+
+def _lower_dict(value: dict[Any, Any], mark: Callable[[str, Any], Any], path: str, *, text_only: bool) -> Any:
+    keys = [_lower_key(key, mark, path, text_only=text_only) for key in value]
+    items = [_lower(item, mark, f"{path}[{key!r}]", text_only=text_only) for key, item in value.items()]
+    if not text_only and not SCALARS.issuperset(map(type, keys)):
+        return mark("dict", [list(pair) for pair in zip(keys, items, strict=True)])
+    lowered = dict(zip(keys, items, strict=True))
+    if text_only and len(lowered) != len(value):
+        raise EncodeError(f"two keys of {path or 'the value'} are equal as text, and json has text keys only")
+    if text_only and lowered.keys() == _TAGGED:
+        return mark("dict", [list(pair) for pair in lowered.items()])
+    return lowered
 
 
 def _lower_key(key: Any, mark: Callable[[str, Any], Any], path: str, *, text_only: bool) -> Any:
@@ -210,7 +232,7 @@ def _untag(value: Any) -> Any:
     if isinstance(value, list):
         return [_untag(item) for item in value]
     if isinstance(value, dict):
-        if value.keys() == {"__type__", "__value__"}:
+        if value.keys() == _TAGGED:
             return _value_of(value["__type__"], _untag(value["__value__"]))
         return {key: _untag(item) for key, item in value.items()}
     return value
@@ -342,7 +364,7 @@ def load(name: str, data: bytes, accept: Collection[str]) -> Any:
         return codec.load(data)
     except (DecodeError, ImproperlyConfigured):
         raise
-    except Exception as exc:  # noqa: BLE001 - a parser's errors are of every class, yaml's are its own
+    except Exception as exc:
         raise DecodeError(f"cannot be read as {name}: {exc}") from exc
 
 

@@ -154,19 +154,31 @@ def encode(message: Message, accept: Collection[str] = ("msgpack",), max_size: i
 
 
 def _encode_inline(message: Message) -> bytes:
-    args: Any = message.args
-    kwargs: Any = message.kwargs
-    options = message.options
+    args, kwargs, options = message.args, message.kwargs, message.options
     if not (codecs.is_plain(args) and codecs.is_plain(kwargs.values())):
-        args, kwargs = _lower_call(message)
+        return _encode_lowered(message)
     try:
         if options is NO_OPTIONS:
             return VERSION + message.key + _pack((message.task, args, kwargs))
         return VERSION + message.key + _pack((message.task, args, kwargs, _lower_options(options)))
     except OverflowError:
-        args, kwargs = _lower_call(message)
-        return VERSION + message.key + _pack((message.task, args, kwargs, _lower_options(options)))
-    except (UnicodeEncodeError, TypeError, ValueError) as exc:
+        return _encode_lowered(message)
+    except EncodeError:
+        raise
+    except (TypeError, ValueError) as exc:
+        raise EncodeError(f"the arguments of task {message.task!r} cannot be written: {exc}") from exc
+
+
+def _encode_lowered(message: Message) -> bytes:
+    options = message.options
+    try:
+        call: tuple[Any, ...] = (message.task, *_lower_call(message))
+        if options is not NO_OPTIONS:
+            call += (_lower_options(options),)
+        return VERSION + message.key + _pack(call)
+    except EncodeError:
+        raise
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise EncodeError(f"the arguments of task {message.task!r} cannot be written: {exc}") from exc
 
 
@@ -226,7 +238,7 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Message:
         raise DecodeError("not a Celeriac message")
     try:
         wire = _unpack(data[_HEAD:])
-    except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as exc:
+    except codecs.UNREADABLE as exc:
         raise DecodeError(f"not a Celeriac message: {exc}") from exc
     args, kwargs, options = wire.args, wire.kwargs, wire.options
     if isinstance(args, bytes):
@@ -250,6 +262,6 @@ def peek(data: bytes) -> tuple[str | None, str]:
     """Task id and task name of a message that may be unreadable, for records and logs."""
     try:
         wire = _unpack(data[_HEAD:])
-    except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError):
+    except codecs.UNREADABLE:
         return (id_of(data[KEY]) if len(data) >= _HEAD else None), "?"
     return wire.options.task_id or id_of(data[KEY]), wire.task
