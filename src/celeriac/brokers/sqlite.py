@@ -24,7 +24,7 @@ from celeriac.brokers.contract import (
     Settlement,
 )
 from celeriac.brokers.sqlite_ledger import QUERIES, Held, Ledger, casualties_of
-from celeriac.drivers.sqlite import SQLiteFile, put_records, translated
+from celeriac.drivers.sqlite import SQLiteFile, translated
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable, LeaseLost
 from celeriac.message import KEY, created_at
 from celeriac.urls import Url
@@ -279,7 +279,8 @@ class SQLiteConsumer:
             self._register(ledger)
         open_queues: list[str] = []
         for queue in self._queues:
-            last, paused, expires_at = ledger.run("house", self._owner, queue)[0]
+            # No row at all where the file was deleted and made anew.
+            [(last, paused, expires_at)] = ledger.run("house", self._owner, queue) or [(None, 0, None)]
             if expires_at is None:
                 self._end_leases(ledger)
                 self._owners_lost += 1
@@ -332,7 +333,7 @@ def _write(file: SQLiteFile, work: Callable[[Ledger], T], timeout: float = PATIE
     """Run `work` on the ledger of one transaction."""
 
     def transaction(connection: sqlite3.Connection) -> T:
-        ledger = Ledger(connection)
+        ledger = Ledger(file, connection)
         result = work(ledger)
         ledger.write()
         return result
@@ -349,7 +350,7 @@ def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
     held = Held(*rows[0])
     ledger.moves(delivery.queue).running -= 1
     if settlement.records:
-        put_records(ledger.connection, settlement.records)
+        ledger.file.put_records(ledger.connection, settlement.records)
     if settlement.sends:
         ledger.send(settlement.sends)
     match action:

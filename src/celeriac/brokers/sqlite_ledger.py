@@ -16,7 +16,7 @@ import msgspec
 
 from celeriac import clock
 from celeriac.brokers.contract import Casualty, Outgoing
-from celeriac.drivers.sqlite import load_queries
+from celeriac.drivers.sqlite import SQLiteFile, load_queries
 from celeriac.message import KEY
 
 #: The reason in the dead letter of a message that has ended too many processes.
@@ -56,7 +56,8 @@ class Moves:
 class Ledger:
     """The moves of one transaction. `now` is one moment for all of them."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, file: SQLiteFile, connection: sqlite3.Connection) -> None:
+        self.file = file
         self.connection = connection
         self.now = clock.now()
         self._moves: dict[str, Moves] = {}

@@ -15,7 +15,7 @@ import random
 import sqlite3
 import threading
 import weakref
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar
@@ -41,6 +41,9 @@ LONGEST_POLL: Final = 0.010
 SHORTEST_RETRY: Final = 0.0002
 LONGEST_RETRY: Final = 0.005
 
+#: After so many results, expired ones are deleted, and more of them: the file cannot grow for ever.
+PUTS_BETWEEN_SWEEPS: Final = 500
+SWEEP_LIMIT: Final = 2_000
 #: How long a fork waits for a transaction of another thread.
 FORK_PATIENCE: Final = 5.0
 
@@ -95,21 +98,9 @@ def primary_code(exc: sqlite3.Error) -> int:
     return getattr(exc, "sqlite_errorcode", 0) & 0xFF
 
 
-def put_records(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
-    """Store results within a transaction."""
-    now = clock.now()
-    connection.executemany(
-        _QUERIES["put_result"],
-        [
-            {"key": r.key, "data": r.data, "expires_at": None if r.ttl is None else now + r.ttl}
-            for r in records
-        ],
-    )
-
-
-def sweep_records(connection: sqlite3.Connection, limit: int) -> int:
-    """Delete at most `limit` expired results within a transaction. Returns how many."""
-    return connection.execute(_QUERIES["sweep_results"], {"now": clock.now(), "limit": limit}).rowcount
+def sweep_records(connection: sqlite3.Connection) -> int:
+    """Delete at most SWEEP_LIMIT expired results within a transaction. Returns how many."""
+    return connection.execute(_QUERIES["sweep_results"], {"now": clock.now(), "limit": SWEEP_LIMIT}).rowcount
 
 
 class SQLiteFile:
@@ -134,6 +125,7 @@ class SQLiteFile:
         self._inode = 0
         self._times_opened = 0
         self._commits = 0
+        self._puts_since_sweep = 0
 
     @classmethod
     def of(cls, url: Url, options: Mapping[str, Any]) -> SQLiteFile:
@@ -148,6 +140,8 @@ class SQLiteFile:
             )
         if sqlite3.sqlite_version_info < OLDEST_SQLITE:
             raise ImproperlyConfigured(f"SQLite {sqlite3.sqlite_version} is too old: 3.35 or later is needed")
+        if url.path == "/:memory:":
+            raise ImproperlyConfigured(f"{url} would be a new database for each process: write memory://")
         given = {**url.query, **options}
         for name in given.keys() - {"synchronous"}:
             raise ImproperlyConfigured(f"sqlite has no option {name!r}.{nearest(name, ['synchronous'])}")
@@ -215,6 +209,19 @@ class SQLiteFile:
             poll = min(LONGEST_POLL, poll * 1.05)
             if self.version(LONGEST_RETRY + seconds) != seen:
                 return
+
+    def put_records(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
+        """Store results within a transaction of this file, and now and then delete what has expired."""
+        now = clock.now()
+        rows = [
+            {"key": one.key, "data": one.data, "expires_at": None if one.ttl is None else now + one.ttl}
+            for one in records
+        ]
+        connection.executemany(_QUERIES["put_result"], rows)
+        self._puts_since_sweep += len(rows)
+        if self._puts_since_sweep >= PUTS_BETWEEN_SWEEPS:
+            self._puts_since_sweep = 0
+            sweep_records(connection)
 
     def wake(self) -> None:
         """Make everybody who waits look again."""

@@ -17,9 +17,6 @@ T = TypeVar("T")
 
 #: Seconds that a verb waits for other processes' transactions.
 PATIENCE: Final = 5.0
-#: After so many puts, as many expired records and more are deleted: the file cannot grow for ever.
-PUTS_BETWEEN_SWEEPS: Final = 500
-SWEEP_LIMIT: Final = 2_000
 
 _QUERIES: Final = driver.load_queries(__file__)
 
@@ -29,22 +26,14 @@ class SQLiteResults:
 
     def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
         self._file = driver.SQLiteFile.of(url, options)
-        #: Touched only inside transactions of this process, which the file runs one at a time.
-        self._puts_since_sweep = 0
 
     @property
     def place(self) -> str:
         return self._file.place
 
     def put(self, records: Sequence[Record]) -> None:
-        def work(connection: sqlite3.Connection) -> None:
-            driver.put_records(connection, records)
-            self._puts_since_sweep += len(records)
-            if self._puts_since_sweep >= PUTS_BETWEEN_SWEEPS:
-                self._puts_since_sweep = 0
-                driver.sweep_records(connection, SWEEP_LIMIT)
-
-        self._write(work)
+        if records:
+            self._write(lambda connection: self._file.put_records(connection, records))
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         return self._read(lambda connection: _get(connection, keys))
@@ -63,9 +52,9 @@ class SQLiteResults:
         return self._write(work)
 
     def sweep(self) -> int:
-        swept = total = self._write(lambda connection: driver.sweep_records(connection, SWEEP_LIMIT))
-        while swept == SWEEP_LIMIT:
-            swept = self._write(lambda connection: driver.sweep_records(connection, SWEEP_LIMIT))
+        swept = total = self._write(driver.sweep_records)
+        while swept == driver.SWEEP_LIMIT:
+            swept = self._write(driver.sweep_records)
             total += swept
         return total
 
