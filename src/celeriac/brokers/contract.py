@@ -51,8 +51,8 @@ class Casualty(msgspec.Struct, frozen=True):
 class Delivery(msgspec.Struct, frozen=True, eq=False):
     """A message that we hold, and the proof that we hold it.
 
-    `verdict` is set where somebody has already decided how this message ends (a hard time limit that
-    killed its run, a revocation): it must not run again, the executor settles it accordingly.
+    `verdict` is set where it is already decided how this message ends (`time_limit:<seconds>`: a hard limit killed its
+    run; `worker_lost:<cause>`: see `Consumer.commit`): it must not run again, the executor settles it accordingly.
     """
 
     queue: str
@@ -176,6 +176,16 @@ class Consumer(Protocol):
 
     def confirm(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those of the deliveries that are no longer ours; for results kept in another place."""
+        ...
+
+    def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Their runs begin now and must not be repeated (`acks_late=False`). Returns those no longer ours.
+
+        They stay in the holding, to be settled as ever. Whatever would deliver them again (a dead process, a lost lease, giving
+        back) brings them as suspects with the verdict `worker_lost`, or `worker_lost:<cause>`, instead.
+
+        Raises: BrokerUnavailable: it is not known whether they are committed.
+        """
         ...
 
     def wake(self) -> None:

@@ -18,7 +18,8 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:y             hash    key -> class, JSON header, newline, message; for each dead letter
   <prefix>queues     set     names of all queues
 
-A class is one character: a priority, or "s". A key is the message's id, bytes 2 to 17. The channel
+A class is one character: a priority, "s" for a suspect or, in a holding only, "e" for a message that has been
+committed: its run has begun and must not be repeated. A key is the message's id, bytes 2 to 17. The channel
 `celeriac.wake:<owner>` carries the base name of a queue to look at.
 ]]
 
@@ -83,8 +84,19 @@ local function absolve(base, key)
   redis.call('HDEL', base .. ':v', key)
 end
 
+-- A message comes back with nothing counted. One that was committed must not run again: its end is decided.
+local function give_back(base, class, message, cause)
+  if class == 'e' then
+    redis.call('HSET', base .. ':v', string.sub(message, 2, 17), 'worker_lost' .. (cause and ':' .. cause or ''))
+    redis.call('RPUSH', base .. ':s', message)
+  else
+    redis.call('LPUSH', base .. ':' .. class, message)
+  end
+end
+
 -- Add a casualty (JSON text) to a message, and make it a suspect or a dead letter.
 local function crash(base, t, class, message, casualty, max_deliveries)
+  if class == 'e' then return give_back(base, class, message, cjson.decode(casualty).cause) end
   local key = string.sub(message, 2, 17)
   local known = redis.call('HGET', base .. ':c', key)
   local list = known and (string.sub(known, 1, -2) .. ',' .. casualty .. ']') or ('[' .. casualty .. ']')
@@ -294,7 +306,7 @@ while i <= #ARGV do
       local key = string.sub(message, 2, 17)
       redis.call('HDEL', held, fence)
       if final == 'R' then
-        redis.call('LPUSH', base .. ':' .. class, message)
+        give_back(base, class, message)
         woken[base] = true
       else
         if final == 'P' then
@@ -304,7 +316,7 @@ while i <= #ARGV do
           t = t or now()
           bury(base, t, class, message, ARGV[i], ARGV[i + 1], redis.call('HGET', base .. ':c', key))
         end
-        if class == 's' then absolve(base, key) end
+        if class == 's' or class == 'e' then absolve(base, key) end
       end
     end
     i = i + (final == 'P' and 4 or final == 'X' and 2 or 0)
@@ -319,6 +331,19 @@ ARGV: owner, fence, ... ]]
 local lost = {}
 for i = 2, #ARGV do
   if redis.call('HEXISTS', KEYS[1] .. ':h:' .. ARGV[1], ARGV[i]) == 0 then lost[#lost + 1] = ARGV[i] end
+end
+return lost
+
+--[[ script commit: the runs of these fences begin now, and must not be repeated.
+ARGV: owner, fence, ... Returns the fences that the owner does not hold. ]]
+local held, lost = KEYS[1] .. ':h:' .. ARGV[1], {}
+for i = 2, #ARGV do
+  local entry = redis.call('HGET', held, ARGV[i])
+  if entry then
+    redis.call('HSET', held, ARGV[i], 'e' .. string.sub(entry, 2))
+  else
+    lost[#lost + 1] = ARGV[i]
+  end
 end
 return lost
 
@@ -360,7 +385,7 @@ for _, entry in ipairs(entries) do
   elseif casualties[key] then
     crash(base, t, class, message, casualties[key], max_deliveries)
   else
-    redis.call('LPUSH', base .. ':' .. class, message)
+    give_back(base, class, message)
   end
 end
 end_lease(base, owner)

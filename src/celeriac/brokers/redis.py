@@ -440,6 +440,12 @@ class RedisConsumer:
         return (self._broker.base(outgoing.queue), outgoing.priority, due, outgoing.data)
 
     def confirm(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return self._refused("confirm", deliveries)
+
+    def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        return self._refused("commit", deliveries)
+
+    def _refused(self, script: str, deliveries: Sequence[Delivery]) -> list[Delivery]:
         groups: dict[tuple[str, str], list[Delivery]] = {}
         for delivery in deliveries:
             groups.setdefault((delivery.queue, delivery.owner), []).append(delivery)
@@ -447,7 +453,7 @@ class RedisConsumer:
         for (queue, owner), group in groups.items():
             arguments = (owner, *(delivery.fence for delivery in group))
             with self._conversation() as connection:
-                reply = connection.script(_SCRIPTS["confirm"], self._broker.base(queue), *arguments)
+                reply = connection.script(_SCRIPTS[script], self._broker.base(queue), *arguments)
             refused = {int(fence) for fence in reply}
             lost += [delivery for delivery in group if delivery.fence in refused]
         return lost

@@ -38,8 +38,9 @@ class Pool(Protocol):
         """Block until every slot is idle, at most `timeout` seconds. False: some are still busy."""
         ...
 
-    def interrupt(self, slot: int, error: type[BaseException]) -> bool:
-        """Raise `error` in the run of a slot as soon as its code lets that happen. False: it cannot be done here."""
+    def interrupt(self, slot: int, error: type[BaseException] | None) -> bool:
+        """Raise `error` in the run of a slot as soon as its code lets that happen; None takes back one that has not
+        been raised yet. False: it cannot be done here."""
         ...
 
     def abandon(self, slot: int) -> bool:

@@ -1,0 +1,103 @@
+"""The pool of threads: one for each slot, started when first needed.
+
+A run that overruns is told by an exception raised in its thread (`PyThreadState_SetAsyncExc`), which arrives when
+the thread next executes Python code. A run that does not listen can be abandoned: its thread is left to
+itself, and the slot gets a fresh one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections import deque
+from queue import SimpleQueue
+
+from celeriac import clock
+from celeriac.pools.contract import Run
+
+
+class _Slot(threading.Thread):
+    """A thread that runs what is put into its inbox; None ends it."""
+
+    def __init__(self, pool: ThreadsPool, number: int) -> None:
+        super().__init__(name=f"celeriac-slot-{number}", daemon=True)
+        self.pool = pool
+        self.number = number
+        self.inbox: SimpleQueue[Run | None] = SimpleQueue()
+
+    def run(self) -> None:
+        while (run := self.inbox.get()) is not None:
+            run(self.number)
+            self.pool.ended(self)
+
+
+class ThreadsPool:
+    """See `celeriac.pools.contract.Pool`. The condition guards every field; slots notify it when they are idle."""
+
+    def __init__(self, slots: int) -> None:
+        self._slots = slots
+        self._condition = threading.Condition()
+        self._idle: list[_Slot] = []
+        self._busy: dict[int, _Slot] = {}
+        self._unused = deque(range(slots))
+
+    @property
+    def slots(self) -> int:
+        return self._slots
+
+    def free(self) -> int:
+        return self._slots - len(self._busy)
+
+    def submit(self, run: Run) -> None:
+        with self._condition:
+            if self._idle:
+                slot = self._idle.pop()
+            else:
+                slot = _Slot(self, self._unused.popleft())
+                slot.start()
+            self._busy[slot.number] = slot
+        slot.inbox.put(run)
+
+    def ended(self, slot: _Slot) -> None:
+        """For a slot's thread: its run has ended."""
+        with self._condition:
+            if self._busy.get(slot.number) is slot:
+                del self._busy[slot.number]
+                self._idle.append(slot)
+                self._condition.notify_all()
+            else:
+                slot.inbox.put(None)
+
+    def wait_free(self, timeout: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: len(self._busy) < self._slots, max(0.0, timeout))
+
+    def wait_idle(self, timeout: float) -> bool:
+        with self._condition:
+            return self._condition.wait_for(lambda: not self._busy, max(0.0, timeout))
+
+    def interrupt(self, slot: int, error: type[BaseException] | None) -> bool:
+        with self._condition:
+            thread = self._busy.get(slot)
+            if thread is None or thread.ident is None:
+                return False
+            set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
+            thrown = None if error is None else ctypes.py_object(error)
+            return bool(set_error(ctypes.c_ulong(thread.ident), thrown))
+
+    def abandon(self, slot: int) -> bool:
+        with self._condition:
+            if self._busy.pop(slot, None) is None:
+                return False
+            self._unused.append(slot)
+            self._condition.notify_all()
+            return True
+
+    def close(self) -> None:
+        with self._condition:
+            idle, self._idle = self._idle, []
+        deadline = clock.monotonic() + 1.0
+        for thread in idle:
+            thread.inbox.put(None)
+        for thread in idle:
+            thread.join(max(0.0, deadline - clock.monotonic()))

@@ -1,0 +1,104 @@
+"""The steward: a child's second thread, for what cannot wait until the main thread comes round.
+
+It reads the supervisor's words, and while there is something to look after (ends of runs that wait to be sent, messages
+that wait behind a long run, time limits of threads) it looks every 50 ms. Otherwise it sleeps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import threading
+from collections.abc import Callable
+from typing import Final
+
+from celeriac import clock
+from celeriac.wire import Begin, Channel, ChildBoard, Drain
+from celeriac.worker.batch import LONG
+from celeriac.worker.consumer import TaskConsumer
+from celeriac.worker.limits import ThreadLimits
+from celeriac.worker.settler import Settler
+
+_STEP: Final = 0.05
+#: How often the board is told that this process lives (seconds).
+_BEAT: Final = 1.0
+
+
+class Steward(threading.Thread):
+    """See the module. `arm` may be called from any thread; everything else is this thread's own."""
+
+    def __init__(
+        self,
+        channel: Channel,
+        board: ChildBoard,
+        consumer: TaskConsumer,
+        settler: Settler,
+        thread_limits: ThreadLimits | None,
+        on_begin: Callable[[], None],
+    ) -> None:
+        super().__init__(name="celeriac-steward", daemon=True)
+        self._channel = channel
+        self._board = board
+        self._consumer = consumer
+        self._settler = settler
+        self._limits = thread_limits
+        self._on_begin = on_begin
+        self._armed = False
+        self._bell_out, self._bell_in = os.pipe()
+        os.set_blocking(self._bell_in, False)
+
+    def arm(self) -> None:
+        """There is something to look after."""
+        if not self._armed:
+            self._armed = True
+            with contextlib.suppress(BlockingIOError):
+                os.write(self._bell_in, b"!")
+
+    def run(self) -> None:
+        self._channel.set_blocking(False)
+        poller = select.poll()
+        poller.register(self._channel, select.POLLIN)
+        poller.register(self._bell_out, select.POLLIN)
+        while True:
+            step = _STEP if self._armed else _BEAT
+            for fd, _ in poller.poll(step * 1000):
+                if fd == self._bell_out:
+                    os.read(self._bell_out, 4096)
+                else:
+                    self._obey()
+            if self._channel.at_end:
+                return
+            now = clock.monotonic()
+            self._board.beat(now)
+            if self._armed:
+                self._look_after(now)
+
+    def _obey(self) -> None:
+        for word in self._channel.words():
+            match word:
+                case Drain():
+                    self._drain()
+                case Begin():
+                    self._on_begin()
+                case _:
+                    pass
+        if self._channel.at_end:
+            # The supervisor is gone: nobody renews our lease any more.
+            self._drain()
+
+    def _drain(self) -> None:
+        self._consumer.stop()
+        self._on_begin()
+        self._consumer.give_back()
+
+    def _look_after(self, now: float) -> None:
+        if self._limits:
+            self._limits.check(now)
+        busy_since = self._consumer.busy_since
+        if busy_since and now - busy_since > LONG and self._consumer.waiting:
+            self._consumer.give_back()
+        if self._settler.is_due():
+            self._settler.flush()
+        if not (self._settler.pending or self._consumer.waiting or self._limits):
+            self._armed = False
