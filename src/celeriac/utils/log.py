@@ -1,0 +1,5 @@
+"""Celery's door to the loggers of tasks; `celeriac.task_logs` is behind it."""
+
+from celeriac.task_logs import get_task_logger
+
+__all__ = ["get_task_logger"]
