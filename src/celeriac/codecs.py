@@ -130,7 +130,8 @@ def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only:
     if kind is str or kind is bool or value is None:
         return value
     if isinstance(value, int):
-        return int(value) if value in _INT64 else mark("int", f"{int(value):x}")
+        number = int(value)  # first: a subclass, asked `in range`, walks through all of it
+        return number if number in _INT64 else mark("int", f"{number:x}")
     if isinstance(value, float):
         return mark("float", repr(float(value))) if text_only and not math.isfinite(value) else float(value)
     if isinstance(value, str):

@@ -62,6 +62,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, rename={
 
 
 NO_OPTIONS: Final = Options()
+_ALL_NONE: Final = (None,) * 6
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -184,14 +185,8 @@ def _encode_lowered(message: Message) -> bytes:
 
 def _lower_options(options: Options) -> Any:
     """Options whose free parts (headers, links...) may hold dates and the like."""
-    if (
-        options.headers
-        is options.links
-        is options.errbacks
-        is options.chain
-        is options.stamps
-        is options.chord
-    ):
+    free = (options.headers, options.links, options.errbacks, options.chain, options.stamps, options.chord)
+    if free == _ALL_NONE:
         return options
     return {
         name: codecs.lower_msgpack(value, f"the option {field!r}")

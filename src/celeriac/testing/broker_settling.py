@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from celeriac import clock
-from celeriac.brokers.contract import Ack, Bury, Delivery, Outgoing, Release, Replace, Settlement
+from celeriac.brokers.contract import Ack, Action, Bury, Delivery, Outgoing, Release, Replace, Settlement
 from celeriac.testing.stand import PATIENCE, SHORT, SOON, Stand, message, names, settle
 
 
@@ -154,7 +154,7 @@ class Settling:
         held: dict[str, Delivery] = {}
         while batch := consumer.take(10, 0):
             held |= dict(zip(names(batch), batch, strict=True))
-        actions = {
+        actions: dict[str, Action] = {
             "a": Ack(), "b": Release(), "c": Bury("told to"), "d": Replace(Outgoing(second, message("d2")))
         }  # fmt: skip
         assert consumer.settle([Settlement(held[name], action) for name, action in actions.items()]) == []

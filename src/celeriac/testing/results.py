@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import pytest
 
 from celeriac import clock
-from celeriac.brokers.contract import Ack, Bury, Outgoing, Record, Release, Replace, Settlement
+from celeriac.brokers.contract import Ack, Action, Bury, Outgoing, Record, Release, Replace, Settlement
 from celeriac.message import new_key
 from celeriac.results.contract import ResultStore, Watch
 from celeriac.testing.brokers import BrokerFixtures
@@ -359,7 +359,8 @@ class SharedPlaceContract(BrokerFixtures):
         stand.send(*"abcd")
         consumer = stand.consumer()
         batch = consumer.take(4, SOON)
-        actions = [Ack(), Release(), Replace(Outgoing(stand.queue, message("next"))), Bury("told to")]
+        successor = Outgoing(stand.queue, message("next"))
+        actions: list[Action] = [Ack(), Release(), Replace(successor), Bury("told to")]
         settlements = [
             Settlement(delivery, action, records=[Record(delivery.key, delivery.data, 60.0)])
             for delivery, action in zip(batch, actions, strict=True)
