@@ -32,8 +32,10 @@ from celeriac.message import KEY, created_at
 from celeriac.urls import Url
 
 #: The reason in the dead letter of a message that has ended too many processes.
-TOO_MANY_CRASHES = "too many crashes"
+TOO_MANY_CRASHES = "crashed"
 LEASE_EXPIRED = "lease expired"
+#: The verdict on a message whose run had been committed; with a colon and the cause where one is known.
+WORKER_LOST = "worker_lost"
 
 
 class MemoryBroker:
@@ -88,7 +90,7 @@ class MemoryBroker:
                     held += 1
                     key = entry.data[KEY]
                     if key in verdicts:
-                        entry.verdict = verdicts[key]
+                        entry.verdict, entry.is_committed = verdicts[key], False
                     elif key in casualties:
                         _count_crash(queue, entry, casualties[key], max_deliveries)
                         continue
@@ -149,6 +151,7 @@ class MemoryBroker:
             there = [found.dead.pop(key)[1] for key in keys if key in found.dead]
             for entry in there:
                 entry.position, entry.casualties, entry.verdict = space.next_position(), (), None
+                entry.is_committed = False
                 _make_ready(found, entry)
             space.changed.notify_all()
             return len(there)
@@ -216,6 +219,15 @@ class MemoryConsumer:
         self._space.check_process(BrokerRefused)
         with self._space.changed:
             return [delivery for delivery in deliveries if self._held(delivery) is None]
+
+    def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        self._space.check_process(BrokerRefused)
+        with self._space.changed:
+            held = [self._held(delivery) for delivery in deliveries]
+            for entry in held:
+                if entry is not None:
+                    entry.is_committed = True
+            return [one for one, entry in zip(deliveries, held, strict=True) if entry is None]
 
     def wake(self) -> None:
         with self._space.changed:
@@ -334,6 +346,8 @@ def _store(space: Space, outgoing: Outgoing) -> None:
 
 def _make_ready(queue: Queue, entry: Entry) -> None:
     """In its place by position: at the head, for one that had been taken from there."""
+    if entry.is_committed:
+        entry.verdict, entry.is_committed = WORKER_LOST, False
     heappush(queue.ready.setdefault(entry.priority, []), (entry.position, entry))
 
 
@@ -367,12 +381,14 @@ def _end_lease(queue: Queue, owner: str) -> list[Entry]:
 
 
 def _count_crash(queue: Queue, entry: Entry, casualty: Casualty, max_deliveries: int) -> None:
+    if entry.is_committed:
+        entry.verdict, entry.is_committed = f"{WORKER_LOST}:{casualty.cause}", False
+        _make_ready(queue, entry)
+        return
     entry.casualties = (*entry.casualties, casualty)
     if len(entry.casualties) >= max_deliveries:
         count = len(entry.casualties)
-        _bury(
-            queue, entry, TOO_MANY_CRASHES, f"{count} deliveries ended with a dead process: {casualty.cause}"
-        )
+        _bury(queue, entry, TOO_MANY_CRASHES, f"its process died {count} times, last by {casualty.cause}")
     else:
         _make_ready(queue, entry)
 

@@ -91,7 +91,7 @@ class SQLiteBroker:
                     count += 1
                     key = held.data[KEY]
                     if key in verdicts:
-                        ledger.put_back(queue, held._replace(verdict=verdicts[key]))
+                        ledger.judge(queue, held, verdicts[key])
                     elif key in casualties:
                         ledger.count_crash(queue, held, casualties[key], max_deliveries)
                     else:
@@ -238,6 +238,14 @@ class SQLiteConsumer:
 
         with translated(self._file, BrokerUnavailable, BrokerRefused):
             return self._file.read(work, PATIENCE)
+
+    def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        def work(ledger: Ledger) -> list[Delivery]:
+            keys = [(one.queue, one.fence, one.owner) for one in deliveries]
+            counts = [ledger.connection.execute(QUERIES["commit"], key).rowcount for key in keys]
+            return [one for one, count in zip(deliveries, counts, strict=True) if not count]
+
+        return _write(self._file, work) if deliveries else []
 
     def wake(self) -> None:
         self._is_woken = True

@@ -62,9 +62,10 @@ FROM queues WHERE name = ?;
 UPDATE queues SET housekept_at = ? WHERE name = ?;
 
 -- name: take_holding
--- queue, owner -> fence, urgency, position, data, history, verdict of all that the owner held, which ends. Scans
--- what is running in the queue: a few rows for each slot of the fleet.
-DELETE FROM running WHERE queue = ? AND owner = ? RETURNING fence, urgency, position, data, history, verdict;
+-- queue, owner -> fence, urgency, position, data, history, verdict, is_committed of all that the owner held, which
+-- ends. Scans what is running in the queue: a few rows for each slot of the fleet.
+DELETE FROM running WHERE queue = ? AND owner = ?
+RETURNING fence, urgency, position, data, history, verdict, is_committed;
 
 -- ------------------------------------------------------------------------------------------------- Taking
 
@@ -94,13 +95,18 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- ------------------------------------------------------------------------------------------------- Settling
 
 -- name: take_running
--- queue, fence, owner -> urgency, position, data, history, verdict; no row where the delivery is not the owner's.
+-- queue, fence, owner -> urgency, position, data, history, verdict, is_committed; no row where the delivery is not
+-- the owner's.
 DELETE FROM running WHERE queue = ? AND fence = ? AND owner = ?
-RETURNING urgency, position, data, history, verdict;
+RETURNING urgency, position, data, history, verdict, is_committed;
 
 -- name: is_running
 -- queue, fence, owner -> one row where the delivery is the owner's.
 SELECT 1 FROM running WHERE queue = ? AND fence = ? AND owner = ?;
+
+-- name: commit
+-- queue, fence, owner -> changes no row where the delivery is not the owner's.
+UPDATE running SET is_committed = 1 WHERE queue = ? AND fence = ? AND owner = ?;
 
 -- ------------------------------------------------------------------------------------------------- Looking
 

@@ -20,8 +20,10 @@ from celeriac.drivers.sqlite import SQLiteFile, load_queries
 from celeriac.message import KEY
 
 #: The reason in the dead letter of a message that has ended too many processes.
-TOO_MANY_CRASHES: Final = "too many crashes"
+TOO_MANY_CRASHES: Final = "crashed"
 LEASE_EXPIRED: Final = "lease expired"
+#: The verdict on a message whose run had been committed; with a colon and the cause where one is known.
+WORKER_LOST: Final = "worker_lost"
 
 #: Due messages that one `take` moves at most: when a million fall due together, nobody waits for them all.
 PROMOTED_AT_ONCE: Final = 500
@@ -40,6 +42,7 @@ class Held(NamedTuple):
     data: bytes
     history: bytes | None
     verdict: str | None
+    is_committed: int = 0
 
 
 @dataclass(slots=True)
@@ -86,8 +89,13 @@ class Ledger:
 
     def put_back(self, queue: str, held: Held) -> None:
         """Ready again, in its old place: at the head, since it had been taken from there."""
-        self.run("add_ready", queue, *held)
+        verdict = WORKER_LOST if held.is_committed else held.verdict
+        self.run("add_ready", queue, held.urgency, held.position, held.data, held.history, verdict)
         self.moves(queue).ready += 1
+
+    def judge(self, queue: str, held: Held, verdict: str) -> None:
+        """Ready again, not to run, but to be settled as the verdict says."""
+        self.put_back(queue, held._replace(verdict=verdict, is_committed=0))
 
     def bury(self, queue: str, held: Held, reason: str, detail: str) -> None:
         """Garbage messages, and copies of one message, may share a key: the later one gets one of its own."""
@@ -98,10 +106,13 @@ class Ledger:
         self.moves(queue).dead += 1
 
     def count_crash(self, queue: str, held: Held, casualty: Casualty, max_deliveries: int) -> None:
+        if held.is_committed:
+            self.judge(queue, held, f"{WORKER_LOST}:{casualty.cause}")
+            return
         casualties = [*casualties_of(held.history), casualty]
         held = held._replace(history=_write_history(casualties))
         if len(casualties) >= max_deliveries:
-            detail = f"{len(casualties)} deliveries ended with a dead process; the last: {casualty.cause}"
+            detail = f"its process died {len(casualties)} times, last by {casualty.cause}"
             self.bury(queue, held, TOO_MANY_CRASHES, detail)
         else:
             self.put_back(queue, held)

@@ -33,6 +33,8 @@ class Entry:
     verdict: str | None = None
     owner: str = ""
     fence: int = 0
+    #: Its run has begun and must not be repeated.
+    is_committed: bool = False
 
     @property
     def is_suspect(self) -> bool:

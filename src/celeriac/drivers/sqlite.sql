@@ -48,6 +48,8 @@ CREATE TABLE IF NOT EXISTS running (
     data BLOB NOT NULL,
     history BLOB,
     verdict TEXT,
+    -- Its run has begun and must not be repeated.
+    is_committed INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (queue, fence)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS leases (
