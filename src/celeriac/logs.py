@@ -341,7 +341,7 @@ def brief(value: Any, size: int) -> str:
 
 
 def _pieces(value: Any, size: int, depth: int) -> list[str]:
-    kind: type = type(value)
+    kind: type[Any] = type(value)
     if kind is str or kind is bytes:
         return [repr(value) if len(value) <= size else repr(value[: size + 1])]
     if kind not in _BRACKETS or not value:

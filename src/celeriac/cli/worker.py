@@ -1,0 +1,233 @@
+"""Start a worker: processes that take tasks from queues and run them.
+
+    celeriac -A proj worker -l INFO
+    celeriac -A proj worker -Q mail,reports -c 4 --max-memory-per-child 400000
+    celeriac -A proj worker -P threads -c 100 --log-format json
+
+Settings may follow the options: worker.prefetch_multiplier=1 task_acks_late=no
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import platform
+import sys
+from collections.abc import Generator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from celeriac import logs, pools, setting_sources, wire
+from celeriac.cli import parsing
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.log_output import JSON
+from celeriac.settings import SETTINGS
+from celeriac.supervisor import main as supervisor
+from celeriac.wire import WorkerOptions
+
+#: The exit code where a pidfile or a log file cannot be made, as Celery's.
+EXIT_CANNOT_CREATE: Final = 73
+
+#: Settings that have a flag here. The flag, its meaning and its check are the setting's row.
+_SETTING_FLAGS: Final = (
+    "worker_prefetch_multiplier", "worker_lease", "worker_shutdown_timeout", "task_time_limit",
+    "task_soft_time_limit", "worker_max_tasks_per_child", "worker_max_memory_per_child",
+    "worker_kill_above_memory", "worker_max_age_per_child", "worker_max_age_variance",
+)  # fmt: skip
+
+_CHATTER: Final = "workers never talk to each other"
+#: Flags of Celery's that have nothing to switch on or off here: accepted, and `-l debug` says why.
+_WITHOUT_EFFECT: Final[Mapping[str, tuple[str, bool, str]]] = {
+    "without_gossip": ("--without-gossip", False, _CHATTER),
+    "without_mingle": ("--without-mingle", False, _CHATTER),
+    "without_heartbeat": ("--without-heartbeat", False, "leases take the place of heartbeats"),
+    "heartbeat_interval": ("--heartbeat-interval", True, "leases take the place of heartbeats: see --lease"),
+    "disable_prefetch": ("--disable-prefetch", False, "prefetching adapts to measured run times by itself"),
+    "optimization": ("-O --optimization", True, "tasks go to free slots only, as with -O fair"),
+    "statedb": ("-S --statedb", True, "a worker keeps no state of its own: the broker does"),
+    "pool_start_method": ("--pool-start-method", True, "children are forked from a warm template"),
+}
+#: Flags of features that are not here: an error that says what to do instead.
+_NOT_HERE: Final[Mapping[str, tuple[str, bool, str]]] = {
+    "beat": ("-B --beat", False, "is not available yet: run one `celeriac beat` when it is"),
+    "schedule": ("-s --schedule-filename --schedule", True, "belongs to beat, which is not available yet"),
+    "scheduler": ("--scheduler", True, "belongs to beat, which is not available yet"),
+    "autoscale": ("--autoscale", True, "is not available yet: use -c and --processes"),
+    "detach": ("-D --detach", False, "is not offered: let systemd, a container or `nohup ... &` keep it"),
+    "uid": ("--uid", True, "is not offered: start the worker as that user (systemd: User=)"),
+    "gid": ("--gid", True, "is not offered: start the worker in that group (systemd: Group=)"),
+    "umask": ("--umask", True, "is not offered: set it before the start (systemd: UMask=)"),
+    "executable": ("--executable", True, "is not offered: start the worker with that Python"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `celeriac worker`."""
+    add = parser.add_argument
+    add("settings", nargs="*", metavar="SETTING=VALUE", help="settings, stronger than the application's own")
+    add(
+        "-n",
+        "--hostname",
+        default="",
+        help="the worker's name; %%h is the host, %%n its name, %%d its domain",
+    )
+    add("-Q", "--queues", type=parsing.names, default=(), metavar="NAMES", help="queues to take from")
+    add("-X", "--exclude-queues", type=parsing.names, default=(), metavar="NAMES", help="but not from these")
+    add("-I", "--include", type=parsing.names, default=(), metavar="MODULES", help="more modules to import")
+    add("--purge", "--discard", action="store_true", help="delete what waits in the queues first")
+    add("-P", "--pool", help=f"how tasks run: {', '.join(pools.POOLS)} (default: prefork)")
+    add(
+        "-c", "--concurrency", type=_concurrency, help="how many tasks run at once, or auto: one for each CPU"
+    )
+    add("--processes", type=parsing.read_setting("worker_processes"), help=SETTINGS["worker_processes"].help)
+    for name in _SETTING_FLAGS:
+        row = SETTINGS[name]
+        read = parsing.read_setting(name)
+        add(str(row.flag), dest=name, type=read, metavar=row.kind.name.split()[0].upper(), help=row.help)
+    add("-E", "--task-events", "--events", action="store_true", help="publish what happens to tasks")
+    levels = parsing.one_of(*logs.LEVELS)
+    add("-l", "--loglevel", type=levels, default="WARNING", metavar="LEVEL", help=", ".join(logs.LEVELS))
+    add("--log-format", type=parsing.one_of("text", "json"), metavar="FORMAT", help="text, or json lines")
+    add("-f", "--logfile", metavar="FILE", help="where log lines go; default: the error output")
+    add("--pidfile", metavar="FILE", help="keep the worker's process id there while it runs")
+    for table, text in ((_WITHOUT_EFFECT, "accepted; no effect: "), (_NOT_HERE, "")):
+        for dest, (flags, takes_value, why) in table.items():
+            how: dict[str, Any] = {"metavar": "VALUE"} if takes_value else {"action": "store_true"}
+            add(*flags.split(), dest=dest, help=f"{text}{why}", **how)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run a worker until it is told to stop."""
+    for dest, (flags, _, why) in _NOT_HERE.items():
+        if getattr(args, dest):
+            raise ImproperlyConfigured(f"{flags.split()[0]} {why}")
+    options = options_of(args)
+    try:
+        logs.start(options)
+    except OSError as exc:
+        text = f"the log file {options.logfile!r} cannot be opened: {exc.strerror}"
+        raise parsing.CommandFailed(text, EXIT_CANNOT_CREATE) from None
+    for dest, (flags, _, why) in _WITHOUT_EFFECT.items():
+        if getattr(args, dest):
+            logging.getLogger("celeriac.worker").debug("%s has no effect: %s", flags.split()[-1], why)
+    with _pidfile(args.pidfile):
+        code = _purge(args, options) if args.purge else wire.EXIT_OK
+        return code or supervisor.run(options)
+
+
+def options_of(args: argparse.Namespace) -> WorkerOptions:
+    """What the command line asks of the worker.
+
+    Raises:
+        ImproperlyConfigured: no such pool, or a pair that is no setting.
+    """
+    pool = args.pool
+    if pool is not None:
+        pools.spec(pool)
+    return WorkerOptions(
+        app=args.app,
+        queues=args.queues,
+        exclude=args.exclude_queues,
+        include=args.include,
+        pool=pool,
+        concurrency=args.concurrency,
+        processes=args.processes,
+        hostname=node_name(args.hostname),
+        loglevel=args.loglevel,
+        logfile=args.logfile,
+        quiet=args.quiet,
+        settings=_settings(args),
+    )
+
+
+def _settings(args: argparse.Namespace) -> dict[str, Any]:
+    given = parsing.general_settings(args)
+    pairs = setting_sources.from_pairs([pair for pair in args.settings if pair != "--"], "worker")
+    given |= {name: pair.value for name, pair in pairs.items() if name in SETTINGS}
+    given |= {name: value for name in _SETTING_FLAGS if (value := getattr(args, name)) is not None}
+    if args.task_events:
+        given["worker_send_task_events"] = True
+    if args.no_color:
+        given["worker_log_color"] = False
+    if args.log_format == "json":
+        given["worker_log_format"] = JSON
+    elif args.log_format == "text":
+        given.setdefault("worker_log_format", SETTINGS["worker_log_format"].default)
+    return given
+
+
+def node_name(hostname: str) -> str:
+    """The worker's whole name, as Celery makes it: `w1@%h` is `w1@host`, `w1` is `celery@w1`."""
+    name, at, host = hostname.rpartition("@")
+    whole = f"{name or 'celery'}@{host or platform.node()}" if at or host else f"celery@{platform.node()}"
+    return logs.expand(whole, f"{platform.node().partition('.')[0]}@{platform.node()}")
+
+
+def _concurrency(text: str) -> int:
+    if text == "auto":
+        return usable_cpus()
+    row = SETTINGS["worker_concurrency"]
+    number: int = row.read(text, f"command line flag {row.flag}")
+    return number
+
+
+def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many CPUs this process may use: by affinity, and by the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            words = (cgroup / quota_file).read_text().split()
+            quota = int(words[0])
+            period = int((cgroup / period_file).read_text() if period_file else words[1])
+            if quota > 0 and period > 0:
+                count = min(count, max(1, -(-quota // period)))
+    return count
+
+
+def _purge(args: argparse.Namespace, options: WorkerOptions) -> int:
+    """Delete what waits, in a process of its own: this one stays small and imports no application."""
+    command = [sys.executable, "-m", "celeriac", "purge", "-f"]
+    for flag, value in (("-A", options.app), ("-b", args.broker)):
+        command += [flag, value] if value else []
+    for flag, queues in (("-Q", options.queues), ("-X", options.exclude)):
+        command += [flag, ",".join(queues)] if queues else []
+    pid = os.posix_spawn(sys.executable, command, os.environ)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@contextlib.contextmanager
+def _pidfile(path: str | None) -> Generator[None]:
+    if path is None:
+        yield
+        return
+    _claim(path)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(path)
+
+
+def _claim(path: str) -> None:
+    """Write our process id there, over that of a process that is gone."""
+    try:
+        _forget_the_dead(path)
+        with open(path, "x", encoding="ascii") as file:
+            file.write(f"{os.getpid()}\n")
+    except OSError as exc:
+        text = f"the pidfile {path!r} cannot be made: {exc.strerror}"
+        if isinstance(exc, FileExistsError):
+            text = f"the pidfile {path!r} belongs to a process that runs: is this worker started already?"
+        raise parsing.CommandFailed(text, EXIT_CANNOT_CREATE) from None
+
+
+def _forget_the_dead(path: str) -> None:
+    try:
+        pid = int(Path(path).read_text(encoding="ascii"))
+        os.kill(pid, 0)
+    except (ProcessLookupError, ValueError):
+        os.unlink(path)
+    except (FileNotFoundError, PermissionError):
+        return
