@@ -62,10 +62,8 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, dict):
         return one.keys() == other.keys() and all(same(item, other[key]) for key, item in one.items())
     if isinstance(one, float):
-        return (
-            (math.isnan(one) and math.isnan(other))
-            or math.copysign(1, one) == math.copysign(1, other)
-            and one == other
+        return (math.isnan(one) and math.isnan(other)) or (
+            math.copysign(1, one) == math.copysign(1, other) and one == other
         )
     if isinstance(one, Decimal):
         return str(one) == str(other)
@@ -107,9 +105,11 @@ def test_pickle_keeps_tuples(value: Any) -> None:
     "value",
     [
         -0.0, float("inf"), float("-inf"), 2**63, 2**64, -(2**63), -(2**63) - 1, 10**5000, b"", b"\x00\xff", "", "\x00",
-        "é€😀", "null", "1", "yes", "2026-01-01", "\x85\u2028\ufeff", [], {}, set(), frozenset(), [[[]]], {"": None},
+        "é€😀", "null", "1", "yes", "2026-01-01", "\x85\u2028\ufeff",
+        [], {}, set(), frozenset(), [[[]]], {"": None},
         datetime(1, 1, 1), datetime.max, datetime(2026, 3, 29, 1, 30, tzinfo=UTC), date.min, time.max, timedelta.min,
-        timedelta.max, timedelta(microseconds=-1), UUID(int=0), Decimal("1E+400"), Decimal("-0.00"), Decimal("Infinity"),
+        timedelta.max, timedelta(microseconds=-1), UUID(int=0), Decimal("1E+400"),
+        Decimal("-0.00"), Decimal("Infinity"),
         {"__type__": "invoice", "__value__": 3}, {"__type__": "datetime", "__value__": "2026"}, {"__type__": 1},
         {"a": {"__type__": {"__type__": "set", "__value__": [1]}, "__value__": None}}, {(1, "a"), (2, "b")},
         {frozenset({(1, (2, 3))})},
