@@ -263,6 +263,18 @@ def collecting() -> Generator[list[Any]]:
         COLLECTED.reset(token)
 
 
+def add_to_trail(result: Any) -> None:
+    """Note in the run that sends a task that it has: its record lists its children."""
+    parent = worker_request()
+    if (
+        parent is not None
+        and parent.task_object is not None
+        and parent.task_object.trail
+        and not parent.ignore_result
+    ):
+        parent.children.append(result)
+
+
 class Apps:
     """The process's applications: the default one, and what every one of them shares."""
 
@@ -308,6 +320,16 @@ class Apps:
 APPS: Final = Apps()
 
 
+@contextmanager
+def as_current(app: Any) -> Generator[None]:
+    """Inside the block `app` is the current application."""
+    token = APP.set(app)
+    try:
+        yield
+    finally:
+        APP.reset(token)
+
+
 def current_app() -> Any:
     """The application that is current here.
 
@@ -338,6 +360,8 @@ class Results(Protocol):
 
     @property
     def conf(self) -> Any: ...
+
+    def result_from_tuple(self, form: Any) -> Any: ...
 
 
 @runtime_checkable

@@ -1,0 +1,206 @@
+"""The way out: from a call and its options to a message that the broker has stored.
+
+`Producer.call` builds a `Call` (nothing is sent), `send` and `send_many` hand calls to the broker and return when
+it has stored them. Everything that leaves an application goes through here: `delay`, groups, retries, follow-ups.
+
+It never waits longer than `broker_publish_timeout`, publish retries included, and asks no result store.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import tzinfo
+from itertools import islice
+from typing import Any, Final
+
+import msgspec
+
+from celeriac import clock, codecs, message, send_options
+from celeriac.brokers.contract import Broker, Outgoing
+from celeriac.context import COLLECTED
+from celeriac.events import BUS, TaskSent
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+from celeriac.message import NO_OPTIONS, Message, Options
+from celeriac.routing import Router
+
+#: Messages that go to the broker in one piece when many are sent.
+CHUNK: Final = 1000
+
+
+class Call(msgspec.Struct, frozen=True):
+    """A message that is ready to be sent: to which queue, how urgent, and when it is due (epoch seconds)."""
+
+    message: Message
+    queue: str
+    due_at: float | None = None
+    priority: int = 0
+
+
+class Producer:
+    """Builds and sends the messages of one application, under its settings of this moment."""
+
+    def __init__(self, conf: Any, open_broker: Callable[[], Broker], zone: Callable[[], tzinfo]) -> None:
+        self._conf = conf
+        self._open_broker = open_broker
+        self.zone = zone
+        self.version: int = conf.version
+        self.router = Router(conf)
+        self._accept: frozenset[str] = frozenset(conf.accept_content)
+        self._max_size: int | None = conf.task_message_max_size
+        self._timeout: float = conf.broker_publish_timeout
+        self._may_retry: bool = conf.task_publish_retry
+        self._policy: Mapping[str, Any] = conf.task_publish_retry_policy
+        self._inherits_priority: bool = conf.task_inherit_parent_priority
+        self.defaults = self.defaults_of({})
+
+    def defaults_of(self, attributes: Mapping[str, Any]) -> Options:
+        """What every message of a task has, where the settings and its own attributes differ from nothing."""
+        conf = self._conf
+        own = {name: value for name, value in attributes.items() if value is not None}
+        serializer = own.get("serializer", conf.task_serializer)
+        compression = own.get("compression", conf.task_compression)
+        priority = own.get("priority", conf.task_default_priority) or 0
+        _check_priority(priority)
+        if serializer == "msgpack" and compression is None and not priority:
+            return NO_OPTIONS
+        return Options(serializer=codecs.codec_name(serializer), compression=compression, priority=priority)
+
+    def call(
+        self,
+        name: str,
+        args: Any,
+        kwargs: Any,
+        options: Mapping[str, Any],
+        defaults: Options | None = None,
+        task: Any = None,
+    ) -> Call:
+        """The call of that task with those options of `apply_async`, ready to be sent.
+
+        Raises:
+            UnknownOption, ImproperlyConfigured: see `send_options.check`.
+            QueueNotFound: see `routing.route`.
+        """
+        given = send_options.check(options, name)
+        found = self.router.options_for(name, args, kwargs, given, task)
+        if found and len(found) > 1:
+            given = send_options.check(found, name) | given
+        queue = self.router.checked(
+            send_options.queue_name(given.get("queue") or found.get("queue") or self.router.default), name
+        )
+        given = send_options.inherit(given, with_priority=self._inherits_priority)
+        resolved = send_options.resolve(given, self.defaults if defaults is None else defaults, self.zone)
+        task_id = given.get("task_id")
+        if task_id is None:
+            key = message.new_key()
+        else:
+            key = message.key_of(task_id)
+            if message.id_of(key) != task_id:
+                resolved = msgspec.structs.replace(resolved, task_id=task_id)
+        return Call(Message(key, name, args, kwargs, resolved), queue, resolved.eta, resolved.priority)
+
+    def outgoing(self, call: Call) -> Outgoing:
+        """The bytes of a call.
+
+        Raises:
+            EncodeError: an argument does not travel.
+            MessageTooLarge: more than `task_message_max_size` bytes.
+        """
+        data = message.encode(call.message, self._accept, self._max_size)
+        return Outgoing(call.queue, data, call.priority, call.due_at)
+
+    def send(self, call: Call, retry: bool | None = None, policy: Mapping[str, Any] | None = None) -> None:
+        """When it returns, the broker has stored the message.
+
+        Raises:
+            BrokerUnavailable: not stored, or not known to be, within `broker_publish_timeout` seconds in all.
+            BrokerRefused: the broker answered and refused.
+            EncodeError, MessageTooLarge: see `outgoing`.
+        """
+        if (collected := COLLECTED.get()) is not None:
+            collected.append(call)
+            return
+        data = message.encode(call.message, self._accept, self._max_size)
+        batch = (Outgoing(call.queue, data, call.priority, call.due_at),)
+        started = clock.monotonic()
+        try:
+            self._open_broker().send(batch, self._timeout)
+        except BrokerUnavailable as exc:
+            if not (self._may_retry if retry is None else retry):
+                raise
+            self._send_again(batch, started, {**self._policy, **(policy or {})}, exc)
+        if BUS.wanted(TaskSent):
+            _announce((call,))
+
+    def send_many(self, calls: Sequence[Call]) -> None:
+        """Send calls in their order, some thousand in one piece. A failure leaves the earlier pieces sent.
+
+        Raises: see `send`.
+        """
+        if (collected := COLLECTED.get()) is not None:
+            collected.extend(calls)
+            return
+        encode, accept, max_size = message.encode, self._accept, self._max_size
+        rest = iter(calls)
+        while part := list(islice(rest, CHUNK)):
+            batch = [
+                Outgoing(call.queue, encode(call.message, accept, max_size), call.priority, call.due_at)
+                for call in part
+            ]
+            started = clock.monotonic()
+            try:
+                self._open_broker().send(batch, self._timeout)
+            except BrokerUnavailable as exc:
+                if not self._may_retry:
+                    raise
+                self._send_again(batch, started, self._policy, exc)
+        if BUS.wanted(TaskSent):
+            _announce(calls)
+
+    def _send_again(
+        self, batch: Sequence[Outgoing], started: float, policy: Mapping[str, Any], first: BrokerUnavailable
+    ) -> None:
+        """Try again for what is left of the time."""
+        pause = clock.seconds(policy.get("interval_start", 0))
+        step = clock.seconds(policy.get("interval_step", 0.2))
+        longest = clock.seconds(policy.get("interval_max", 1))
+        tries: int | None = policy.get("max_retries", 3)
+        error = first
+        while tries is None or tries > 0:
+            left = started + self._timeout - clock.monotonic()
+            if left <= pause:
+                break
+            clock.sleep(pause)
+            try:
+                self._open_broker().send(batch, left - pause)
+            except BrokerUnavailable as exc:
+                error = exc
+            else:
+                return
+            pause = min(longest, pause + step)
+            tries = None if tries is None else tries - 1
+        raise error
+
+
+def new_keys(count: int) -> list[bytes]:
+    """Many fresh ids, which sort in the order of the list."""
+    stamp = int(clock.now() * 1000).to_bytes(6, "big")
+    noise = os.urandom(6 * count)
+    keys: list[bytes] = []
+    for place in range(count):
+        # Version 7, with a counter of 12 + 12 bits behind the time (RFC 9562, 6.2, method 1), then chance.
+        high, low = divmod(place, 4096)
+        head = bytes((0x70 | high >> 8 & 0x0F, high & 0xFF, 0x80 | low >> 8, low & 0xFF))
+        keys.append(stamp + head + noise[6 * place : 6 * place + 6])
+    return keys
+
+
+def _check_priority(priority: Any) -> None:
+    kind = send_options.KINDS["priority"]
+    if not kind.fits(priority):
+        raise ImproperlyConfigured(f"the priority of a task must be {kind.expects}, not {priority!r}")
+
+
+def _announce(calls: Iterable[Call]) -> None:
+    for call in calls:
+        BUS.emit(TaskSent(call.message.id, call.message.task, call.queue, call.message))

@@ -1,0 +1,39 @@
+"""The tasks of one application, by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celeriac import plugins
+from celeriac.exceptions import AlreadyRegistered, NotRegistered
+
+
+class TaskRegistry(dict[str, Any]):
+    """Task by name. A name that is not there is an error that tells the nearest."""
+
+    def __missing__(self, name: str) -> Any:
+        raise NotRegistered(
+            f"no task is called {name!r} in this application.{plugins.nearest(name, self)} "
+            "Is the module that declares it imported, and listed in `include` or `imports`?"
+        )
+
+    def register(self, task: Any) -> None:
+        """Add a task. The same function again (a module that was loaded anew) replaces the earlier one.
+
+        Raises:
+            AlreadyRegistered: another function has that name.
+        """
+        earlier = self.get(task.name)
+        if earlier is not None and earlier is not task and earlier.source != task.source:
+            raise AlreadyRegistered(
+                f"two tasks are called {task.name!r}: {earlier.source} and {task.source}. "
+                "Give one of them another name with @app.task(name=...)."
+            )
+        self[task.name] = task
+
+    def unregister(self, name: Any) -> None:
+        """Take a task out, given as name or Task. Raises: NotRegistered."""
+        name = getattr(name, "name", name)
+        if name not in self:
+            self.__missing__(name)
+        del self[name]

@@ -1,0 +1,283 @@
+"""Several results: `ResultSet`, and `GroupResult`, which has an id of its own.
+
+One look at the store, or one watch, serves all members.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from celeriac import context, message, states, stored
+from celeriac.async_result import AsyncResult, EagerResult
+from celeriac.brokers.contract import Record
+from celeriac.context import Results
+from celeriac.exceptions import ResultNotStored
+from celeriac.stored import Stored
+from celeriac.waiting import Wait, arrivals, assert_will_not_block, meta_of, raise_failure, read
+
+
+class ResultSet:
+    """Several results, in order."""
+
+    def __init__(self, results: Iterable[AsyncResult | GroupResult], app: Results | None = None) -> None:
+        self.results: list[Any] = list(results)
+        self._app = app
+
+    @property
+    def app(self) -> Results:
+        """The application: the given one, else that of the first result, else the current one."""
+        if self._app is None and self.results:
+            first: Results = self.results[0].app
+            return first
+        app: Results = self._app if self._app is not None else context.current_app()
+        return app
+
+    def leaves(self) -> Iterator[AsyncResult]:
+        """The single results, those of nested groups included."""
+        for result in self.results:
+            if isinstance(result, ResultSet):
+                yield from result.leaves()
+            else:
+                yield result
+
+    def _refresh(self) -> list[AsyncResult]:
+        """All single results, after one look at the store for those that are not final."""
+        leaves = list(self.leaves())
+        waiting = {leaf.key: leaf for leaf in leaves if leaf.final is None}
+        if waiting:
+            for key, data in self.app.backend.get(list(waiting)).items():
+                record = read(self.app, data)
+                if record.state in states.READY_STATES:
+                    waiting[key].final = record
+        return leaves
+
+    def _finals(self) -> list[Stored | None]:
+        return [leaf.final for leaf in self._refresh()]
+
+    def ready(self) -> bool:
+        """Whether all runs have ended."""
+        return all(self._finals())
+
+    def successful(self) -> bool:
+        """Whether all runs returned."""
+        return all(final is not None and final.state == states.SUCCESS for final in self._finals())
+
+    def failed(self) -> bool:
+        """Whether any run raised."""
+        return any(final is not None and final.state == states.FAILURE for final in self._finals())
+
+    def waiting(self) -> bool:
+        """Whether any run has not ended."""
+        return not self.ready()
+
+    def completed_count(self) -> int:
+        """How many runs have returned."""
+        return sum(final is not None and final.state == states.SUCCESS for final in self._finals())
+
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        callback: Callable[[str, Any], Any] | None = None,
+        no_ack: bool = True,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        disable_sync_subtasks: bool = True,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> list[Any]:
+        """The return values in order, once all are there; `propagate` raises the first exception that comes.
+
+        Raises: as `AsyncResult.get`.
+        """
+        if disable_sync_subtasks:
+            assert_will_not_block()
+        for _, record in self._arrivals(timeout, Wait(interval, on_message, on_interval)):
+            if propagate:
+                raise_failure(record)
+        values: list[Any] = []
+        for result in self.results:
+            value = result.get(propagate=propagate, disable_sync_subtasks=False)
+            if callback is not None:
+                callback(result.id, value)
+            else:
+                values.append(value)
+        return values
+
+    join = get
+    join_native = get
+
+    def iter_native(
+        self,
+        timeout: float | None = None,
+        interval: float = 0.5,
+        no_ack: bool = True,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Ids and records as they come."""
+        for leaf, record in self._arrivals(timeout, Wait(interval, on_message, on_interval)):
+            yield leaf.id, meta_of(leaf.key, record) | {"task_id": leaf.id}
+
+    def _arrivals(self, timeout: float | None, wait: Wait) -> Iterator[tuple[AsyncResult, Stored]]:
+        """Every single result with its final record, those that are known first."""
+        leaves = list(self.leaves())
+        refuse_ignored(leaves)
+        missing: dict[bytes, AsyncResult] = {}
+        for leaf in leaves:
+            final = leaf.final
+            if final is None:
+                missing[leaf.key] = leaf
+            else:
+                yield leaf, final
+        if missing:
+            for key, record in arrivals(self.app, self.app.backend, list(missing), timeout, wait):
+                missing[key].final = record
+                yield missing[key], record
+
+    def add(self, result: AsyncResult | GroupResult) -> None:
+        """Add one, unless it is there."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def remove(self, result: AsyncResult | GroupResult | str) -> None:
+        """Take one out. Raises: KeyError."""
+        try:
+            self.results.remove(result)
+        except ValueError:
+            raise KeyError(result) from None
+
+    def discard(self, result: AsyncResult | GroupResult | str) -> None:
+        """Take one out, if it is there."""
+        if result in self.results:
+            self.results.remove(result)
+
+    def update(self, results: Iterable[AsyncResult | GroupResult]) -> None:
+        """Add several."""
+        for result in results:
+            self.add(result)
+
+    def clear(self) -> None:
+        """Take all out."""
+        self.results.clear()
+
+    def forget(self) -> None:
+        """Delete all stored results."""
+        keys = [leaf.key for leaf in self.leaves() if not isinstance(leaf, EagerResult)]
+        if keys:
+            self.app.backend.forget(keys)
+
+    def revoke(self, *args: Any, **kwargs: Any) -> None:
+        """Not there yet."""
+        raise NotImplementedError("revoking a task comes with remote control, in a later version")
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.results)
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self.results[place]
+
+    def __eq__(self, other: object) -> bool:
+        return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.results))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: [{', '.join(result.id for result in self.results)}]>"
+
+
+class GroupResult(ResultSet):
+    """The results of a group, under the group's id."""
+
+    def __init__(
+        self,
+        id: str,
+        results: Iterable[AsyncResult | GroupResult] = (),
+        parent: AsyncResult | GroupResult | None = None,
+        app: Results | None = None,
+    ) -> None:
+        super().__init__(results, app)
+        self.id = id
+        self.parent = parent
+
+    @property
+    def children(self) -> list[Any]:
+        """The members' results."""
+        return self.results
+
+    def as_tuple(self) -> tuple[Any, Any]:
+        """The ids as plain data; `result_from_tuple` is the reverse."""
+        parent = None if self.parent is None else self.parent.as_tuple()
+        return (self.id, parent), [result.as_tuple() for result in self.results]
+
+    def as_list(self) -> list[str]:
+        """The group's id, then the parents'."""
+        return [self.id, *([] if self.parent is None else self.parent.as_list())]
+
+    def save(self) -> None:
+        """Keep the members' ids in the result store, for `restore`."""
+        app = self.app
+        ttl: float | None = app.conf.result_expires or None
+        data = stored.encode(Stored("GROUP", self.as_tuple()))
+        app.backend.put([Record(message.key_of(self.id), data, ttl)])
+
+    @classmethod
+    def restore(cls, id: str, app: Results | None = None) -> GroupResult | None:
+        """The group that `save` kept, or None."""
+        app = app if app is not None else context.current_app()
+        key = message.key_of(id)
+        data = app.backend.get([key]).get(key) if app is not None else None
+        found = None if data is None else result_from_tuple(stored.decode(data).result, app)
+        return found if isinstance(found, GroupResult) else None
+
+    def delete(self) -> None:
+        """Undo `save`."""
+        self.app.backend.forget([message.key_of(self.id)])
+
+    def __eq__(self, other: object) -> bool:
+        if isinstance(other, GroupResult):
+            return self.id == other.id and self.results == other.results
+        return self.id == other if isinstance(other, str) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return self.id
+
+    def __repr__(self) -> str:
+        return f"<GroupResult: {self.id} [{', '.join(result.id for result in self.results)}]>"
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.id, self.results, self.parent)
+
+
+def refuse_ignored(leaves: Iterable[AsyncResult]) -> None:
+    """Raises: ResultNotStored: some of the results will never be there; the text names their tasks."""
+    ignored = sorted({leaf.task_name or leaf.id for leaf in leaves if leaf.ignored})
+    if ignored:
+        raise ResultNotStored(
+            f"these tasks of the group do not keep their results, so there is nothing to wait for: "
+            f"{', '.join(ignored)}. Declare them with @app.task(ignore_result=False), call them with "
+            ".set(ignore_result=False), or set task_ignore_result=False."
+        )
+
+
+def result_from_tuple(form: Any, app: Results | None = None) -> AsyncResult | GroupResult:
+    """The result that `as_tuple` took apart."""
+    if isinstance(form, AsyncResult | GroupResult):
+        return form
+    head: Any
+    members: Any
+    head, members = form
+    if isinstance(head, str):
+        head = (head, None)
+    task_id, parent_form = head
+    parent = None if parent_form is None else result_from_tuple(parent_form, app)
+    if members is None:
+        return AsyncResult(task_id, app=app, parent=parent)
+    return GroupResult(task_id, [result_from_tuple(member, app) for member in members], parent, app)

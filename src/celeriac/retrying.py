@@ -1,0 +1,64 @@
+"""What a retry is made of: when the next run is due, and the message that asks for it.
+
+Decisions only: nothing here sends, or knows of a broker.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from celeriac import arguments, clock, send_options
+from celeriac.context import Request
+from celeriac.message import Message
+from celeriac.producer import Call, Producer
+
+
+def delays(task: Any, retries: int) -> dict[str, Any]:
+    """What an automatic retry is given: `retry_kwargs`, and the delay where the task asks for backoff."""
+    given = dict(task.retry_kwargs)
+    if task.retry_backoff is not False and task.retry_backoff is not None:
+        factor = 1.0 if task.retry_backoff is True else float(task.retry_backoff)
+        given.pop("eta", None)
+        given["countdown"] = clock.backoff(
+            retries, factor, clock.seconds(task.retry_backoff_max), jitter=bool(task.retry_jitter)
+        )
+    return given
+
+
+def successor(
+    producer: Producer, request: Request, args: Any, kwargs: Any, options: Mapping[str, Any]
+) -> Call:
+    """The message of the next run: the same id, one retry more, and what the task has changed in its request.
+
+    Raises:
+        UnknownOption, ImproperlyConfigured: see `send_options.check`.
+        EncodeError, MessageTooLarge: new arguments do not travel.
+    """
+    message = request.message
+    name = request.task
+    given = send_options.check(options, name)
+    base = msgspec.structs.replace(
+        request.options,
+        retries=request.retries + 1, eta=None, unknown_since=None, headers=request.headers,
+        stamps=request.stamps, links=request.callbacks, errbacks=request.errbacks, chain=request.chain,
+        chord=request.chord,
+    )  # fmt: skip
+    resolved = send_options.resolve(given, base, producer.zone)
+    if "queue" in given:
+        queue = producer.router.checked(send_options.queue_name(given["queue"]), name)
+    else:
+        queue = request.delivery_info["routing_key"] or producer.router.queue_for(name)
+    key = b"" if message is None else message.key
+    call = Call(Message(key, name, args, kwargs, resolved), queue, resolved.eta, resolved.priority)
+    if message is not None and not (args is message.args and kwargs is message.kwargs):
+        producer.outgoing(call)
+    return call
+
+
+def without_bound(function: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The old keyword arguments that new positional ones leave room for."""
+    taken = set(arguments.positional_names(function)[: len(args)])
+    return {name: value for name, value in kwargs.items() if name not in taken}

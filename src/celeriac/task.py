@@ -1,0 +1,472 @@
+"""Task: a declared function, and the ways to ask for a run of it. The road begins here, in `apply_async`.
+
+A task is an instance of `Task` or of a class of the user's. What it does not set itself follows the settings
+(`FromSettings`). `retry` and `retry_of` decide on a further run and say so with a `Retry` that carries the next
+message; the executor sends that, together with settling the old one.
+
+It never waits for anything but the broker's answer to a send.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
+from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
+
+from celeriac import arguments, context, plugins, retrying
+from celeriac.async_result import AsyncResult, EagerResult
+from celeriac.context import REQUEST, Request
+from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from celeriac.message import Message, new_key
+from celeriac.producer import Call, Producer
+from celeriac.stored import Stored
+from celeriac.workflow.signature import Signature
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class FromSettings:
+    """A task attribute that follows a setting, until the task or its class sets it."""
+
+    def __init__(self, setting: str) -> None:
+        self.setting = setting
+
+    def __get__(self, task: Task[..., Any] | None, owner: type) -> Any:
+        return None if task is None else getattr(task.app.conf, self.setting)
+
+
+class _Road:
+    """What every plain call of one task has in common, worked out once for each state of the settings."""
+
+    __slots__ = (
+        "conf",
+        "ignored",
+        "is_eager",
+        "is_plain",
+        "options",
+        "priority",
+        "producer",
+        "queue",
+        "version",
+    )
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        app = task.app
+        self.conf = app.conf
+        self.version: int = self.conf.version
+        self.producer: Producer = app.producer
+        self.is_eager: bool = self.conf.task_always_eager
+        self.ignored: bool = task.ignore_result
+        own = task.send_defaults()
+        self.options = self.producer.defaults_of(own)
+        self.priority = self.options.priority
+        route = self.producer.router.options_for(task.name) if self.producer.router.is_constant else None
+        self.is_plain = (
+            route is not None and route.keys() <= {"queue"} and not self.is_eager and "expires" not in own
+            and type(task).shadow_name is Task.shadow_name
+        )  # fmt: skip
+        queue = own.get("queue") or (route or {}).get("queue") or self.producer.router.default
+        self.queue = self.producer.router.checked(queue, task.name) if self.is_plain else ""
+
+
+HOOKS: Final = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
+_SENT: Final = ("queue", "priority", "serializer", "compression", "expires")
+
+
+class Task(Generic[P, R]):
+    """A function that can be run elsewhere. Subclass it for hooks and common options; `run` is the function."""
+
+    name: str = cast("str", None)
+    max_retries: int | None = 3
+    default_retry_delay: float = 180
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: Mapping[str, Any] = {}
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600
+    retry_jitter: bool = True
+    throws: tuple[type[BaseException], ...] = ()
+    typing: bool = True
+    trail: bool = True
+    abstract: ClassVar[bool] = True
+    queue: str | None = None
+    expires: Any = None
+    serializer: Any = FromSettings("task_serializer")
+    compression: Any = FromSettings("task_compression")
+    priority: Any = FromSettings("task_default_priority")
+    rate_limit: Any = FromSettings("task_default_rate_limit")
+    time_limit: Any = FromSettings("task_time_limit")
+    soft_time_limit: Any = FromSettings("task_soft_time_limit")
+    track_started: Any = FromSettings("task_track_started")
+    acks_late: Any = FromSettings("task_acks_late")
+    acks_on_failure_or_timeout: Any = FromSettings("task_acks_on_failure_or_timeout")
+    acks_on_failure: Any = FromSettings("task_acks_on_failure")
+    acks_on_timeout: Any = FromSettings("task_acks_on_timeout")
+    reject_on_worker_lost: Any = FromSettings("task_reject_on_worker_lost")
+    ignore_result: Any = FromSettings("task_ignore_result")
+    store_errors_even_if_ignored: Any = FromSettings("task_store_errors_even_if_ignored")
+    store_eager_result: Any = FromSettings("task_store_eager_result")
+
+    MaxRetriesExceededError: ClassVar[type[MaxRetriesExceededError]] = MaxRetriesExceededError
+    OperationalError: ClassVar[type[OperationalError]] = OperationalError
+
+    #: Set by `bind`: whether `run` is a coroutine function; which hooks do something; what a worker calls (`run`,
+    #: or the task itself where its class has a `__call__` of its own).
+    is_async: bool = False
+    hooks: frozenset[str] = frozenset()
+    target: Callable[..., Any]
+    name_bytes: bytes = b""
+    _app: Any = None
+    _road: _Road | None = None
+    _stub: Callable[..., None] | None = None
+    __wrapped__: Callable[P, R]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for name in FROM_SETTINGS & cls.__dict__.keys():
+            if cls.__dict__[name] is None:
+                delattr(cls, name)  # None has always meant "as the settings say"
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in _SENT or name == "ignore_result":
+            object.__setattr__(self, "_road", None)
+
+    # -- declaring ------------------------------------------------------------------------------------------
+
+    def bind(self, app: Any) -> None:
+        """Make it a task of that application. Called once, when it is registered."""
+        self._app = app
+        kind = type(self)
+        self.is_async = inspect.iscoroutinefunction(self.run)
+        self.hooks = frozenset(hook for hook in HOOKS if _overrides(self, hook))
+        self.target = self.run if kind.__call__ is Task.__call__ else self
+        self.name_bytes = self.name.encode()
+        self._stub = arguments.checker(self.run)
+        self.on_bound(app)
+
+    def on_bound(self, app: Any) -> None:
+        """Called when the task has become one of an application's."""
+
+    def fix(self) -> None:
+        """Take what follows the settings as it is now: a worker asks for it at every run."""
+        fixed = self.__dict__.setdefault("_fixed", set[str]())
+        for name in FROM_SETTINGS:
+            if name not in self.__dict__ and isinstance(
+                inspect.getattr_static(type(self), name), FromSettings
+            ):
+                self.__dict__[name] = getattr(self, name)
+                fixed.add(name)
+
+    @property
+    def app(self) -> Any:
+        """The application it belongs to; the current one where it was not registered."""
+        return self._app if self._app is not None else context.current_app()
+
+    @property
+    def backend(self) -> Any:
+        """The application's result store."""
+        return self.app.backend
+
+    @property
+    def source(self) -> str:
+        """Where the function is written, to tell two tasks of one name apart."""
+        function = inspect.unwrap(getattr(self.run, "__func__", self.run))
+        code = getattr(function, "__code__", None)
+        name = getattr(function, "__qualname__", type(self).__qualname__)
+        return f"{name} in {code.co_filename}" if code is not None else f"{name} in {type(self).__module__}"
+
+    def send_defaults(self) -> dict[str, Any]:
+        """The send options that the task or its class sets itself, other than by following the settings."""
+        fixed: set[str] = self.__dict__.get("_fixed", set())
+        return {
+            name: value
+            for name in _SENT
+            if name not in fixed
+            and not isinstance(inspect.getattr_static(self, name), FromSettings)
+            and (value := getattr(self, name)) is not None
+        }
+
+    # -- asking for a run -----------------------------------------------------------------------------------
+
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult:
+        """Send a call of the task. Raises: as `apply_async`."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult:
+        """Send a call of the task, with options. When it returns, the broker has stored the message.
+
+        Raises:
+            TypeError: the arguments do not fit the function.
+            UnknownOption, ImproperlyConfigured: an option is misspelt or has a wrong value.
+            EncodeError, MessageTooLarge: the arguments do not travel.
+            BrokerUnavailable: not stored within `broker_publish_timeout` seconds in all.
+        """
+        road = self._road
+        if road is None or road.version != road.conf.version:
+            road = self._road = _Road(self)
+        args, kwargs = args or (), kwargs or {}
+        if self._stub is not None and self.typing:
+            self._stub(*args, **kwargs)
+        if (
+            road.is_plain and not options and REQUEST.get() is None
+            and task_id is producer is link is link_error is shadow is None
+        ):  # fmt: skip
+            call = Call(
+                Message(new_key(), self.name, args, kwargs, road.options), road.queue, None, road.priority
+            )
+            road.producer.send(call)
+            return AsyncResult(call.message.id, None, self.name, self._app, None, road.ignored)
+        options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
+        return self._apply_with(road, args, kwargs, options)
+
+    def _apply_with(self, road: _Road, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult:
+        retry, policy = options.pop("retry", None), options.pop("retry_policy", None)
+        add_to_parent = options.pop("add_to_parent", True)
+        call = self.call_for(args, kwargs, options)
+        if road.is_eager:
+            return cast("AsyncResult", self.app.run_eagerly(self, call))
+        road.producer.send(call, retry, policy)
+        ignored = call.message.options.ignore_result
+        ignored = road.ignored if ignored is None else ignored
+        result = AsyncResult(call.message.id, None, self.name, self.app, None, ignored)
+        if add_to_parent:
+            context.add_to_trail(result)
+        return result
+
+    def call_for(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Call:
+        """The call that `apply_async` would send."""
+        road = self._road
+        if road is None or road.version != road.conf.version:
+            road = self._road = _Road(self)
+        given = {name: value for name, value in options.items() if value is not None}
+        if "shadow" not in given and (shadow := self.shadow_name(args, kwargs, options)):
+            given["shadow"] = shadow
+        given = self.send_defaults() | given
+        return road.producer.call(self.name, args, kwargs, given, None, self)
+
+    def shadow_name(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str | None:
+        """Another name for logs and monitors, where the class says so."""
+        return None
+
+    def apply(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        task_id: str | None = None,
+        retries: int | None = None,
+        throw: bool | None = None,
+        logfile: Any = None,
+        loglevel: Any = None,
+        headers: Mapping[str, Any] | None = None,
+        **options: Any,
+    ) -> EagerResult:
+        """Run the task here and now, as a worker would; retries follow at once.
+
+        The arguments go through the serializer, so that what would not travel fails here too.
+        """
+        options.update(link=link, link_error=link_error, task_id=task_id, retries=retries, headers=headers)
+        call = self.call_for(args or (), kwargs or {}, options)
+        return cast("EagerResult", self.app.run_eagerly(self, call, throw))
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Call the function, as a function."""
+        request = REQUEST.get()
+        if (
+            request is not None and request.task_object is self and self.target is self
+            and not request.called_directly and not request.is_entered
+        ):  # fmt: skip
+            request.is_entered = True  # a `__call__` of the user's passes the worker's call on
+            return cast("R", self.run(*args, **kwargs))
+        request = Request(called_directly=True)
+        request.update(args=args, kwargs=kwargs)
+        with context.running(self, request):
+            return cast("R", self.run(*args, **kwargs))
+
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult:
+        """`delay` for coroutines: the event loop goes on while the broker answers."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
+        """`apply_async` for coroutines."""
+        hop: Callable[..., Coroutine[Any, Any, AsyncResult]] = plugins.load("celeriac.aio:in_thread")
+        return await hop(partial(self.apply_async, args, kwargs, **options))
+
+    # -- signatures and results -----------------------------------------------------------------------------
+
+    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
+        """A signature of the task: `task.signature((2, 2), countdown=1)`."""
+        return Signature(self, args, *starargs, app=self._app, **starkwargs)
+
+    subtask = signature
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """A signature with these arguments."""
+        return Signature(self, args, kwargs, app=self._app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """A signature with these arguments that takes no result of an earlier step."""
+        return Signature(self, args, kwargs, immutable=True, app=self._app)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult:
+        """The result of an earlier call, by its id."""
+        return AsyncResult(task_id, task_name=self.name, app=self.app, **kwargs)
+
+    # -- inside a run ---------------------------------------------------------------------------------------
+
+    @property
+    def request(self) -> Request:
+        """What is known of the call that runs; an empty one where the task does not run here."""
+        return context.request_of(self) or Request(called_directly=True)
+
+    def push_request(self, *args: Any, **kwargs: Any) -> None:
+        """Make up a request, for tests."""
+        request = Request()
+        request.update(*args, called_directly=False, **kwargs)
+        context.enter(self, request)
+
+    def pop_request(self) -> None:
+        """Undo `push_request`."""
+        if (request := REQUEST.get()) is not None:
+            context.leave(request)
+
+    def update_state(
+        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
+    ) -> None:
+        """Store a state of the task's own, such as PROGRESS with its `meta`. Raises: ResultStoreUnavailable."""
+        request = self.request
+        if request.is_eager and not self.store_eager_result:
+            return
+        task_id = task_id or request.id
+        if task_id is None:
+            raise RuntimeError("update_state needs a task_id outside a run")
+        self.app.store_record(task_id, Stored(state or "PROGRESS", meta))
+
+    def retry(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        exc: BaseException | None = None,
+        throw: bool = True,
+        eta: Any = None,
+        countdown: float | None = None,
+        max_retries: int | None = None,
+        **options: Any,
+    ) -> Retry:
+        """End this run and ask for another, later. Always raises, but with `throw=False`.
+
+        Raises:
+            Retry: there will be another run.
+            MaxRetriesExceededError, or `exc`: there will be none, `max_retries` is reached.
+        """
+        request = self.request
+        if request.called_directly:
+            raise exc or Retry("Task can be retried", None)
+        limit = self.max_retries if max_retries is None else max_retries
+        retries = request.retries + 1
+        if kwargs is None:
+            kwargs = (
+                request.kwargs if args is None else retrying.without_bound(self.run, args, request.kwargs)
+            )
+        args = request.args if args is None else args
+        if limit is not None and retries > limit:
+            if exc is not None:
+                raise exc
+            text = f"Can't retry {self.name}[{request.id}] args:{args} kwargs:{kwargs}"
+            raise self.MaxRetriesExceededError(text, task_args=args, task_kwargs=kwargs)
+        if eta is None and countdown is None:
+            countdown = self.default_retry_delay
+        options.update(eta=eta, countdown=countdown)
+        call = retrying.successor(self.app.producer, request, args, kwargs, options)
+        retry = Retry(exc=exc, when=eta or countdown, is_eager=request.is_eager, sig=call)
+        request.pending_retry = retry
+        if throw:
+            raise retry
+        return retry
+
+    def retry_of(self, exc: BaseException) -> Retry | None:
+        """The retry that the task's options ask for after this exception; None where it is a failure."""
+        if (
+            not self.autoretry_for
+            or not isinstance(exc, self.autoretry_for)
+            or isinstance(exc, self.dont_autoretry_for)
+        ):
+            return None
+        given = retrying.delays(self, self.request.retries)
+        limit = given.get("max_retries", self.max_retries)
+        if self.request.called_directly or (limit is not None and self.request.retries >= limit):
+            return None
+        return self.retry(exc=cast("Exception", exc), throw=False, **given)
+
+    def signature_from_request(
+        self, request: Request | None = None, args: Any = None, kwargs: Any = None, queue: str | None = None,
+        **extra_options: Any,
+    ) -> Signature:  # fmt: skip
+        """A signature that asks for the same call again, under the same id."""
+        request = self.request if request is None else request
+        options = request.as_execution_options() | extra_options
+        queue = queue or request.delivery_info["routing_key"]
+        if queue is not None:
+            options["queue"] = queue
+        return self.signature(
+            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, **options
+        )
+
+    subtask_from_request = signature_from_request
+
+    # -- hooks ----------------------------------------------------------------------------------------------
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """The function. A class that is not made by a decorator defines it."""
+        raise NotImplementedError("Tasks must define the run method.")
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called before every run."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called after a run that returned."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called after a run that raised."""
+
+    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called after a run that will be repeated."""
+
+    def after_return(
+        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
+    ) -> None:
+        """Called after every run."""
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name}>"
+
+    def __reduce__(self) -> Any:
+        return by_name, (self.name,)
+
+
+FROM_SETTINGS: Final = frozenset(
+    name for name, value in vars(Task).items() if isinstance(value, FromSettings)
+)
+
+
+def by_name(name: str) -> Any:
+    """The task of that name in the current application; how a task is unpickled."""
+    return context.current_app().tasks[name]
+
+
+def _overrides(task: Task[..., Any], hook: str) -> bool:
+    return hook in task.__dict__ or getattr(type(task), hook) is not getattr(Task, hook)

@@ -1,0 +1,127 @@
+"""Waiting for results: the loop that one result and many share, and who must not wait.
+
+Waiting is done by the store's `watch`: a store that can tell is not polled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+from celeriac import clock, context, message, states, stored
+from celeriac.context import JOINS_ALLOWED, Results
+from celeriac.exceptions import TimeoutError
+from celeriac.results.contract import ResultStore
+from celeriac.stored import Stored
+
+_LONGEST_WAIT: Final = 5.0
+UNKNOWN: Final = Stored(states.PENDING)
+
+
+class RemoteTraceback(Exception):
+    """The traceback of the run, as the cause of the exception that `get` raises."""
+
+    def __str__(self) -> str:
+        return f"\n\n{self.args[0]}"
+
+
+@contextmanager
+def allow_join_result() -> Generator[None]:
+    """Inside the block a task may wait for others. Its slot is taken meanwhile: enough of them stop a worker."""
+    token = JOINS_ALLOWED.set(True)
+    try:
+        yield
+    finally:
+        JOINS_ALLOWED.reset(token)
+
+
+@contextmanager
+def denied_join_result() -> Generator[None]:
+    """Undo `allow_join_result` inside the block."""
+    token = JOINS_ALLOWED.set(False)
+    try:
+        yield
+    finally:
+        JOINS_ALLOWED.reset(token)
+
+
+def task_join_will_block() -> bool:
+    """Whether waiting for a result here would keep a worker's slot."""
+    request = context.worker_request()
+    return request is not None and not request.is_eager and not JOINS_ALLOWED.get()
+
+
+def assert_will_not_block() -> None:
+    """Raises: RuntimeError: we are inside a task."""
+    if task_join_will_block():
+        raise RuntimeError(
+            "Never call result.get() within a task! It keeps a slot of the worker while it waits, and when all "
+            "slots wait nothing runs. Use a chain, a group or a link; or get(disable_sync_subtasks=False)."
+        )
+
+
+class Wait:
+    """What a caller wants to be told while it waits."""
+
+    __slots__ = ("interval", "on_interval", "on_message")
+
+    def __init__(
+        self,
+        interval: float = 0.5,
+        on_message: Callable[[dict[str, Any]], Any] | None = None,
+        on_interval: Callable[[], Any] | None = None,
+    ) -> None:
+        self.interval = interval
+        self.on_message = on_message
+        self.on_interval = on_interval
+
+
+def arrivals(app: Results, store: ResultStore, keys: Sequence[bytes], timeout: float | None, wait: Wait
+) -> Iterator[tuple[bytes, Stored]]:  # fmt: skip
+    """The final records of keys as they come.
+
+    Raises:
+        TimeoutError: not all of them came within `timeout` seconds.
+        ResultStoreUnavailable: the store is away.
+    """
+    missing = set(keys)
+    ends_at = None if timeout is None else clock.monotonic() + timeout
+    with store.watch(missing) as watch:
+        while missing:
+            left = _LONGEST_WAIT if ends_at is None else max(0.0, ends_at - clock.monotonic())
+            found = watch.next(min(left, wait.interval if wait.on_interval else _LONGEST_WAIT))
+            for key, data in found.items():
+                record = read(app, data)
+                if wait.on_message is not None:
+                    wait.on_message(meta_of(key, record))
+                if record.state in states.READY_STATES and key in missing:
+                    missing.discard(key)
+                    watch.discard([key])
+                    yield key, record
+            if not found:
+                if wait.on_interval is not None:
+                    wait.on_interval()
+                if missing and left == 0:
+                    raise TimeoutError("The operation timed out.")
+
+
+def read(app: Results, data: bytes) -> Stored:
+    """The record that a store's bytes are."""
+    return stored.decode(data, app.conf.result_accept_content or app.conf.accept_content)
+
+
+def meta_of(key: bytes, record: Stored) -> dict[str, Any]:
+    """A record as Celery shows it."""
+    return {
+        "task_id": message.id_of(key), "status": record.state, "result": record.result,
+        "traceback": record.traceback, "children": record.children, "date_done": record.date_done,
+    }  # fmt: skip
+
+
+def raise_failure(record: Stored) -> None:
+    """Raise what a record tells of, if it tells of a failure; the run's traceback is the cause."""
+    if record.state in states.PROPAGATE_STATES and isinstance(record.result, BaseException):
+        if record.traceback and record.result.__cause__ is None:
+            raise record.result from RemoteTraceback(record.traceback)
+        raise record.result
