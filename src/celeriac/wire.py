@@ -92,6 +92,7 @@ class Ready(Word, frozen=True, kw_only=True):
     `processes` children of `slots` slots each. Times in seconds, memory in KiB.
     """
 
+    version: str
     hostname: str
     app: str
     broker_url: str

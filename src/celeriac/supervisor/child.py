@@ -21,11 +21,13 @@ _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 class Child:
     """A child from the moment that a fork was asked for until its death has been dealt with."""
 
-    def __init__(self, fork: wire.Fork, generation: int, now: float) -> None:
+    def __init__(self, fork: wire.Fork, generation: int, home: int, now: float) -> None:
+        """`home` is the process id of the template that is asked to fork it."""
         self.number = fork.number
         self.owner = fork.owner
         self.slots = fork.slots
         self.generation = generation
+        self.home = home
         self.begun = not fork.standby
         self.state = State.BOOTING
         self.was_ready = False
@@ -38,10 +40,10 @@ class Child:
         #: Set when the process is known to have ended: its status, or None until a template says it.
         self.status: int | None = None
         self.gone_at: float | None = None
+        self._is_cut = False
         self.pid: int | None = None
         self._warned: frozenset[int] = frozenset()
         self._pidfd: int | None = None
-        self._recycling: str | None = None
         ours, theirs = wire.socket_pair()
         self.channel = Channel(ours, blocking=False)
         board_fd = wire.board_fd(fork.slots)
@@ -81,6 +83,23 @@ class Child:
             self.state = state
             self.quiet_at = now
 
+    def cut(self, now: float) -> None:
+        """Its channel has ended: it exits, or is of no more use."""
+        if not self._is_cut:
+            self._is_cut = True
+            self.quiet_at = now
+
+    def gone(self, now: float, status: int | None = None) -> None:
+        """The process has ended."""
+        self.gone_at = self.gone_at or now
+        if status is not None:
+            self.status = status
+
+    @property
+    def has_settled(self) -> bool:
+        """Whether it said that it holds nothing any more, and ended well."""
+        return self.state is State.STOPPED and not self.killed and self.status in (0, None)
+
     def snapshot(self) -> wire.ChildSnapshot:
         """The board as it is now."""
         return self._board.read()
@@ -92,7 +111,7 @@ class Child:
             self.quiet_at = now
         return plan.Child(
             number=self.number,
-            state=self.state,
+            state=State.STOPPED if self._is_cut else self.state,
             begun=self.begun,
             started_at=self.started_at,
             quiet_at=self.quiet_at,
@@ -122,18 +141,19 @@ class Child:
         if run.sequence in {r.sequence for r in current}:
             self.signal(signal.SIGUSR1)
 
-    def kill(self, why: Why, runs: tuple[RunSnapshot, ...] = ()) -> bool:
-        """End the process, unless every run that it was to be ended for is over by now. Whether it was killed."""
+    def kill(self, why: Why, runs: tuple[RunSnapshot, ...], now: float) -> bool:
+        """End the process, unless every run that it was to be ended for is over. Whether it was killed."""
         if runs:
             current = {run.sequence for run in self.snapshot().runs}
             runs = tuple(run for run in runs if run.sequence in current)
             if not runs:
                 return False
-        if self.pid is None:
-            return False
         self.killed = why
         self.overrun = runs
         self.signal(signal.SIGKILL)
+        if self.pid is None:
+            # Never forked, or forked late: then it finds its channel closed, and ends.
+            self.gone(now)
         return True
 
     def signal(self, number: signal.Signals) -> None:
@@ -147,7 +167,7 @@ class Child:
     def is_alive(self) -> bool:
         """Whether the process is there; a zombie counts as there."""
         if self.pid is None:
-            return bool(self.handover)
+            return not self._is_cut
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, 0)
             return True

@@ -18,7 +18,6 @@ import msgspec
 from celeriac import clock
 from celeriac.brokers.contract import Broker, Casualty
 from celeriac.events import BrokerBack, BrokerLost, emit
-from celeriac.exceptions import OperationalError
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 3.0
@@ -45,7 +44,7 @@ class LeaseKeeper:
     """Renews, surrenders, and says when the broker has been away for too long."""
 
     def __init__(self, broker: Broker, terms: Terms, given_up: Callable[[], None]) -> None:
-        """`given_up` is called, from the keeper's thread, once the broker has been away for `lost_timeout`."""
+        """`given_up` is called, from the keeper's thread, when the broker has been away for too long."""
         self._broker = broker
         self._terms = terms
         self._given_up = given_up
@@ -93,7 +92,7 @@ class LeaseKeeper:
         while (work := self._wait_for_work()) is not None:
             try:
                 self._do(work)
-            except OperationalError as exc:
+            except Exception as exc:  # noqa: BLE001 - whatever fails, the children's leases must be kept
                 self._lost(exc)
             else:
                 self._back()
@@ -124,7 +123,7 @@ class LeaseKeeper:
         with self._changed:
             self._surrenders.popleft()
 
-    def _lost(self, error: OperationalError) -> None:
+    def _lost(self, error: Exception) -> None:
         now = clock.monotonic()
         longest = min(_LONGEST_DELAY, self._terms.lease / 6)
         delay = clock.backoff(self._failures, _FIRST_DELAY, longest)
@@ -132,7 +131,7 @@ class LeaseKeeper:
             self._lost_at = now
         self._failures += 1
         self._renew_at = now + delay
-        emit(BrokerLost(self._broker.place, str(error), delay))
+        emit(BrokerLost(self._broker.place, f"{type(error).__name__}: {error}", delay))
         timeout = self._terms.lost_timeout
         if timeout is not None and now - self._lost_at >= timeout:
             self._given_up()

@@ -56,19 +56,18 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     """One child as the plan sees it. Times are monotonic; `memory` in KiB.
 
     `begun` is False for a standby. `warned`: the runs that got their soft signal. `outdated`: an earlier
-    application runs in it than the one that was loaded last. `due_at`: when its age is reached.
+    application runs in it than the one that was loaded last. `due_at`: when its age is reached. `quiet_at`:
+    since when it has been seen to have nothing to run, or in its state.
     """
 
     number: int
     state: State = State.READY
     begun: bool = True
     started_at: float = 0.0
-    left_at: float = 0.0
+    quiet_at: float = 0.0
     due_at: float | None = None
     outdated: bool = False
-    retiring: bool = False
     killed: Why = Why.NOTHING
-    done: int = 0
     memory: int = 0
     slots: int = 1
     runs: Sequence[RunSnapshot] = ()
@@ -79,19 +78,19 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """The bounds that children are kept in; None is no bound. Memory in KiB."""
 
     start_timeout: float = 60.0
-    max_tasks: int | None = None
     max_memory: int | None = None
     kill_above_memory: int | None = None
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
-    """What there should be. `processes` None: whatever there is (no template to fork from).
+    """What there should be. `can_fork`: there is a template.
 
     `spawn_at`: not before that time is a child started. `stop_at`: an orderly stop has begun, and at that
     time what still runs is given back.
     """
 
-    processes: int | None = 1
+    processes: int = 1
+    can_fork: bool = True
     spawn_at: float = 0.0
     stop_at: float | None = None
 
@@ -168,13 +167,11 @@ def _hangs(child: Child, limits: Limits, now: float) -> bool:
     if child.state is State.BOOTING:
         return now >= child.started_at + limits.start_timeout
     is_done = child.state is State.STOPPED or (child.state is State.LEAVING and not child.runs)
-    return is_done and now >= child.left_at + EXIT_TIMEOUT
+    return is_done and now >= child.quiet_at + EXIT_TIMEOUT
 
 
 def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float) -> list[Action]:
     """Keep as many children taking as wished, and a replacement standing by for each that is to go."""
-    if wishes.processes is None:
-        return []
     standbys = sorted((child for child in children if is_standby(child)), key=_readiest)
     busy = [child for child in children if occupies(child)]
     if len(busy) > wishes.processes:
@@ -188,7 +185,7 @@ def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float)
     due = [(child, reason) for child in busy if (reason := why_due(child, limits, now))]
     ready = sum(child.state is State.READY for child in standing) - len(leaving)
     actions += [Drain(child.number, reason) for child, reason in due[: max(0, ready)]]
-    if now >= wishes.spawn_at:
+    if wishes.can_fork and now >= wishes.spawn_at:
         actions += [Spawn()] * missing
         actions += [Spawn(standby=True)] * (len(leaving) + len(due) - len(standing))
     surplus = standing[len(leaving) + len(due) :]
@@ -310,7 +307,7 @@ class Streak(msgspec.Struct, frozen=True):
         return 0.0 if self.failures <= 1 else clock.backoff(self.failures - 2, 0.25, 10.0)
 
     def give_up(self, death: Death) -> int | None:
-        """The exit code with which the worker gives up after this death: none of its children ever got ready."""
+        """The exit code with which the worker gives up: none of its children ever got ready."""
         if self.any_ready:
             return None
         if death.status is not None and death.status >> 8 == EXIT_USAGE and not death.status & 0x7F:

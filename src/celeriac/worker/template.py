@@ -18,7 +18,7 @@ import signal
 import socket
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from celeriac import pools, wire
@@ -144,8 +144,9 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
     pool = options.pool or conf.worker_pool
     concurrency = options.concurrency or conf.worker_concurrency or _cpus()
     processes, slots = pools.shape(pool, concurrency)
-    hostname = options.hostname or f"celery@{platform.node()}"
+    hostname = hostname_of(options)
     return wire.Ready(
+        version=str(getattr(sys.modules["celeriac"], "__version__", "")),
         hostname=hostname,
         app=str(getattr(app, "main", None) or options.app),
         broker_url=conf.broker_read_url or conf.broker_url,
@@ -172,6 +173,11 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
     )
 
 
+def hostname_of(options: WorkerOptions) -> str:
+    """The worker's name: as the command line says, else after the machine."""
+    return options.hostname or f"celery@{platform.node()}"
+
+
 def queues_of(conf: Any, options: WorkerOptions, hostname: str) -> tuple[str, ...]:
     """The queues that a worker takes from, in order, without repetition.
 
@@ -189,10 +195,7 @@ def queues_of(conf: Any, options: WorkerOptions, hostname: str) -> tuple[str, ..
 
 
 def _queue_name(queue: Any) -> str:
-    """The name of a queue that is declared as a text, a mapping's key, or an object."""
-    if isinstance(queue, Mapping):
-        named: Mapping[str, Any] = queue
-        return str(named["name"])
+    """The name of a queue that is declared as a text or as an object that has one."""
     return str(getattr(queue, "name", queue))
 
 

@@ -1,0 +1,254 @@
+"""The children of one worker: carries out what `plan` decides, and deals with what they say and how they end.
+
+Nothing here waits. The main loop calls `look` often and whenever something was heard; descriptors to listen
+on are in the selector, each with the function to call.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from selectors import EVENT_READ, BaseSelector
+
+from celeriac import clock, events, wire
+from celeriac.brokers.contract import Casualty
+from celeriac.events import emit
+from celeriac.supervisor import plan
+from celeriac.supervisor.child import Child
+from celeriac.supervisor.leases import LeaseKeeper, Surrender
+from celeriac.supervisor.plan import Limits, State, Streak, Wishes
+from celeriac.supervisor.template import Template
+
+#: How long the template may take to tell the status of a child that is known to be dead.
+_STATUS_WAIT = 0.5
+_MEASURE_EVERY = 1.0
+_ROUNDS = 8
+
+
+class Crew:
+    """All children, of whichever template."""
+
+    def __init__(self, selector: BaseSelector) -> None:
+        self.children: dict[int, Child] = {}
+        #: Set when the worker is to give up: none of its children comes up.
+        self.gave_up: int | None = None
+        self._selector = selector
+        self._ready: wire.Ready | None = None
+        self._template: Template | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._homes: dict[int, Template] = {}
+        self._identity = f"{os.getpid()}-{os.urandom(4).hex()}"
+        self._spawned = 0
+        self._streak = Streak()
+        self._spawn_at = 0.0
+        self._measured_at = 0.0
+        self._was_complete = False
+
+    def adopt(self, template: Template, ready: wire.Ready, keeper: LeaseKeeper) -> None:
+        """Fork from this template from now on; children of an earlier generation are to be replaced."""
+        self._template, self._ready, self._keeper = template, ready, keeper
+        self._homes[template.pid] = template
+
+    def forget(self, template: Template) -> None:
+        """The template is gone; its children may live on."""
+        self._homes.pop(template.pid, None)
+        if self._template is template:
+            self._template = None
+        for child in self.children.values():
+            if child.home == template.pid:
+                child.handed_over()
+
+    def lives_in(self, template: Template) -> bool:
+        """Whether a child of that template is left."""
+        return any(child.home == template.pid for child in self.children.values())
+
+    def look(self, stop_at: float | None) -> None:
+        """See how the children are, and do what the plan says, until it has no more to say."""
+        if self._ready is None:
+            return
+        now = clock.monotonic()
+        self._measure(now)
+        for child in list(self.children.values()):
+            self._notice_end(child, now)
+        limits = Limits(
+            start_timeout=self._ready.start_timeout,
+            max_memory=self._ready.max_memory,
+            kill_above_memory=self._ready.kill_above_memory,
+        )
+        for _ in range(_ROUNDS):
+            actions = plan.decide(self._views(now), self._wishes(stop_at), limits, now)
+            for action in actions:
+                self._act(action, now)
+            if not actions:
+                break
+        for child in self.children.values():
+            child.channel.flush()
+        self._tell_when_complete()
+
+    def next_look(self, stop_at: float | None, longest: float) -> float:
+        """Seconds until the next `look`, if nothing is heard before."""
+        now = clock.monotonic()
+        if any(child.gone_at is not None for child in self.children.values()):
+            longest = min(longest, 0.02)
+        return plan.next_look(self._views(now), self._wishes(stop_at), now, longest)
+
+    def forked(self, number: int, pid: int) -> None:
+        """The template has forked a child."""
+        if child := self.children.get(number):
+            child.handed_over()
+            self._identify(child, pid)
+
+    def ended(self, pid: int, status: int) -> None:
+        """A process that may be one of the children has ended."""
+        for child in self.children.values():
+            if child.pid == pid:
+                child.gone(clock.monotonic(), status)
+
+    def _views(self, now: float) -> list[plan.Child]:
+        generation = self._template.generation if self._template else -1
+        return [
+            child.view(generation if self._template else child.generation, now)
+            for child in self.children.values()
+        ]
+
+    def _wishes(self, stop_at: float | None) -> Wishes:
+        return Wishes(
+            processes=self._ready.processes if self._ready else 0,
+            can_fork=self._template is not None,
+            spawn_at=self._spawn_at,
+            stop_at=stop_at,
+        )
+
+    def _act(self, action: plan.Action, now: float) -> None:
+        if isinstance(action, plan.Spawn):
+            self._spawn(action.standby, now)
+            return
+        child = self.children[action.number]
+        match action:
+            case plan.Begin():
+                child.begin()
+            case plan.Drain(reason=reason):
+                if child.pid is not None and reason != "shutdown":
+                    emit(events.ChildRecycled(child.number, child.pid, reason))
+                child.drain(now)
+            case plan.Warn(run=run):
+                child.warn(run)
+            case plan.Kill(why=why, runs=runs):
+                if child.kill(why, runs, now):
+                    for run in child.overrun:
+                        limit = run.hard_at - run.started
+                        emit(events.TaskOverran(_task_id(run.key), run.name, limit, hard=True))
+
+    def _spawn(self, standby: bool, now: float) -> None:
+        if self._template is None or self._ready is None or self._keeper is None:
+            return
+        number = next(n for n in range(1, len(self.children) + 2) if n not in self.children)
+        self._spawned += 1
+        owner = f"{self._ready.hostname}-{self._identity}.{number}.{self._spawned}"
+        fork = wire.Fork(number, owner, self._ready.slots, standby)
+        child = Child(fork, self._template.generation, self._template.pid, now)
+        child.grow_old(self._ready.max_age, self._ready.max_age_variance)
+        self.children[number] = child
+        self._keeper.add(owner)
+        self._selector.register(child.channel, EVENT_READ, partial(self._hear, child))
+        self._template.channel.send(fork, child.handover)
+
+    def _identify(self, child: Child, pid: int) -> None:
+        child.identify(pid)
+        pidfd = child.pidfd
+        if pidfd is not None and pidfd not in self._selector.get_map():
+            self._selector.register(pidfd, EVENT_READ, partial(self._see_end, child))
+
+    def _hear(self, child: Child) -> None:
+        now = clock.monotonic()
+        for word in child.channel.words():
+            match word:
+                case wire.ChildReady(pid=pid):
+                    child.handed_over()
+                    self._identify(child, pid)
+                    child.was_ready = True
+                    child.enter(State.READY, now)
+                    emit(events.ChildReady(child.number, pid))
+                case wire.Owner(owner=owner):
+                    self._follow(child, owner)
+                case wire.Retiring(reason=reason):
+                    child.enter(State.LEAVING, now)
+                    emit(events.ChildRecycled(child.number, child.pid or 0, reason))
+                case wire.Stopped():
+                    child.enter(State.STOPPED, now)
+                case _:
+                    pass
+        if child.channel.at_end and child.channel.fileno() in self._selector.get_map():
+            self._selector.unregister(child.channel)
+            child.cut(now)
+
+    def _follow(self, child: Child, owner: str) -> None:
+        if self._keeper is not None:
+            self._keeper.add(owner)
+            self._keeper.discard(child.owner)
+        emit(events.LeaseWasLost(child.owner))
+        child.owner = owner
+
+    def _see_end(self, child: Child) -> None:
+        if child.pidfd is not None:
+            self._selector.unregister(child.pidfd)
+        child.gone(clock.monotonic())
+
+    def _notice_end(self, child: Child, now: float) -> None:
+        is_orphan = child.home not in self._homes
+        if child.gone_at is None and is_orphan and child.pidfd is None and not child.is_alive():
+            child.gone(now)
+        if child.gone_at is None:
+            return
+        if child.status is not None or is_orphan or child.pid is None or now >= child.gone_at + _STATUS_WAIT:
+            self._bury(child, now)
+
+    def _bury(self, child: Child, now: float) -> None:
+        # Its last words may not have been read yet.
+        if not child.channel.at_end:
+            self._hear(child)
+        death = child.death(now)
+        self._surrender(child, death)
+        if not plan.is_expected(death):
+            names = tuple(run.name for run in death.runs)
+            emit(events.ChildDied(child.number, child.pid or 0, plan.cause(death), names))
+        self._streak = self._streak.after(death)
+        self._spawn_at = now + self._streak.delay()
+        if self.gave_up is None:
+            self.gave_up = self._streak.give_up(death)
+        for fd in (child.channel.fileno(), child.pidfd):
+            if fd is not None and fd in self._selector.get_map():
+                self._selector.unregister(fd)
+        child.close()
+        del self.children[child.number]
+
+    def _surrender(self, child: Child, death: plan.Death) -> None:
+        if self._keeper is None or self._ready is None:
+            return
+        if child.has_settled:
+            self._keeper.discard(child.owner)
+            return
+        losses = plan.losses(death)
+        casualty = Casualty(plan.cause(death), clock.now(), self._ready.hostname, child.memory * 1024 or None)
+        casualties = dict.fromkeys(losses.crashed, casualty)
+        self._keeper.surrender(Surrender(child.owner, casualties, losses.verdicts))
+
+    def _measure(self, now: float) -> None:
+        if now < self._measured_at + _MEASURE_EVERY:
+            return
+        self._measured_at = now
+        for child in self.children.values():
+            child.measure()
+
+    def _tell_when_complete(self) -> None:
+        if self._was_complete or self._ready is None:
+            return
+        taking = sum(child.state is State.READY and child.begun for child in self.children.values())
+        if taking >= self._ready.processes:
+            self._was_complete = True
+            emit(events.WorkerReady(self._ready.hostname))
+
+
+def _task_id(key: bytes) -> str:
+    text = key.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

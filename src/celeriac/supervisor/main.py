@@ -1,0 +1,330 @@
+"""The supervisor: starts a worker's processes, keeps them as they should be, and ends them in order.
+
+It imports no user code: the template does, and tells what the supervisor needs to know. One loop, which waits
+for signals and for the other processes at once and never for one of them alone; what is decided in it
+is in `plan`, what is done to children in `crew`. Works as process 1 of a container.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import faulthandler
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Sequence
+from functools import partial
+from types import FrameType, TracebackType
+from typing import Self
+
+from celeriac import brokers, clock, wire
+from celeriac.events import WorkerStarting, WorkerStopped, WorkerStopping, emit
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.supervisor import banner
+from celeriac.supervisor.crew import Crew
+from celeriac.supervisor.leases import LeaseKeeper, Terms
+from celeriac.supervisor.plan import FIRST_TRIES
+from celeriac.supervisor.template import COMMAND, Template
+from celeriac.wire import WorkerOptions
+
+#: An idle supervisor wakes this often: new runs with time limits are seen on the boards by looking.
+_TICK = 0.25
+#: Seconds at the end in which leases are ended, and in which the template may exit.
+_LAST_CALLS = 3.0
+_TEMPLATE_EXIT = 1.0
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
+
+_log = logging.getLogger("celeriac.supervisor")
+
+
+def run(options: WorkerOptions, command: Sequence[str] = COMMAND) -> int:
+    """Run a worker until it is told to stop. Returns its exit code (`wire.EXIT_CODES`).
+
+    `command` starts a template.
+    """
+    with Supervisor(options, command) as supervisor:
+        return supervisor.run()
+
+
+class SignalInbox:
+    """Queues signals, and makes the selector return when one comes. Handlers do nothing else."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._queue: deque[int] = deque()
+        for number in _SIGNALS:
+            signal.signal(number, self._put)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        faulthandler.register(signal.SIGUSR1)
+
+    def _put(self, number: int, frame: FrameType | None) -> None:
+        self._queue.append(number)
+
+    def wake(self) -> None:
+        """Make the selector return; may be called from any thread."""
+        with contextlib.suppress(OSError):
+            self._writer.send(b"\0")
+
+    def take(self) -> list[int]:
+        """The signals that have come, each once."""
+        with contextlib.suppress(BlockingIOError):
+            self.reader.recv(4096)
+        numbers: dict[int, None] = {}
+        while self._queue:
+            number = self._queue.popleft()
+            numbers[number] = None
+        return list(numbers)
+
+    def close(self) -> None:
+        """Ignore further signals. Idempotent."""
+        signal.set_wakeup_fd(-1)
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_DFL if number == signal.SIGCHLD else signal.SIG_IGN)
+        self.reader.close()
+        self._writer.close()
+
+
+class Supervisor:
+    """The loop, its signals, its templates and the lease keeper."""
+
+    def __init__(self, options: WorkerOptions, command: Sequence[str]) -> None:
+        self._options = options
+        self._command = command
+        self._inbox = SignalInbox()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._inbox.reader, selectors.EVENT_READ, None)
+        self._crew = Crew(self._selector)
+        self._templates: list[Template] = []
+        self._current: Template | None = None
+        self._ready: wire.Ready | None = None
+        self._keeper: LeaseKeeper | None = None
+        self._generation = 0
+        self._failed_templates = 0
+        self._template_at = 0.0
+        self._stop_at: float | None = None
+        self._exit_code: int | None = None
+        # Written by the lease keeper's thread.
+        self._is_broker_lost = False
+        # With a terminal, SIGHUP means that it was closed.
+        self._has_terminal = os.isatty(0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Leave no process behind, whatever happened. Children of a dead supervisor stop on their own."""
+        for child in self._crew.children.values():
+            child.close()
+        for template in self._templates:
+            template.kill()
+        self._inbox.close()
+        self._selector.close()
+
+    def run(self) -> int:
+        """The worker's life."""
+        emit(WorkerStarting(self._name))
+        self._start_template()
+        while self._exit_code is None or self._crew.children:
+            timeout = self._crew.next_look(self._stop_at, _TICK)
+            for key, _ in self._selector.select(timeout):
+                if key.data is not None:
+                    key.data()
+            for number in self._inbox.take():
+                self._obey(number)
+            self._look()
+        return self._finish(self._exit_code)
+
+    @property
+    def _name(self) -> str:
+        return self._ready.hostname if self._ready else self._options.hostname or "celery"
+
+    def _look(self) -> None:
+        self._crew.look(self._stop_at)
+        now = clock.monotonic()
+        for template in list(self._templates):
+            template.channel.flush()
+            self._look_at_template(template, now)
+        if self._stop_at is not None:
+            return
+        if self._is_broker_lost:
+            self._stop("the broker has been away for too long", wire.EXIT_BROKER_UNAVAILABLE)
+        elif self._crew.gave_up is not None:
+            self._stop("no child comes up", self._crew.gave_up)
+        elif self._current is None and not self._is_booting() and now >= self._template_at:
+            self._start_template()
+
+    def _is_booting(self) -> bool:
+        return any(template.ready is None for template in self._templates)
+
+    # ---- signals
+
+    def _obey(self, number: int) -> None:
+        match number:
+            case signal.SIGCHLD:
+                self._reap()
+            case signal.SIGHUP if not self._has_terminal:
+                self._reload()
+            case signal.SIGQUIT:
+                self._stop("SIGQUIT", wire.EXIT_OK, timeout=0.0)
+            case _:
+                self._stop(signal.Signals(number).name, wire.EXIT_OK)
+
+    def _stop(self, reason: str, code: int, timeout: float | None = None) -> None:
+        """Begin an orderly stop; asked a second time, end it now."""
+        now = clock.monotonic()
+        if self._stop_at is not None:
+            self._stop_at = min(self._stop_at, now)
+            return
+        if timeout is None:
+            timeout = self._ready.shutdown_timeout if self._ready else 0.0
+        self._stop_at = now + timeout
+        self._exit_code = code
+        emit(WorkerStopping(self._name, reason))
+        for template in self._templates:
+            if template.ready is None:
+                template.kill()
+
+    def _reload(self) -> None:
+        if self._stop_at is None and self._ready is not None and not self._is_booting():
+            self._generation += 1
+            self._start_template()
+
+    def _reap(self) -> None:
+        # Everything that is ours to reap, and as process 1 that is every orphan.
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if not pid:
+                    return
+                for template in self._templates:
+                    if template.pid == pid:
+                        template.status = status
+                self._crew.ended(pid, status)
+
+    # ---- templates
+
+    def _start_template(self) -> None:
+        template = Template(self._command, self._options, self._generation, clock.monotonic())
+        self._templates.append(template)
+        self._selector.register(
+            template.channel, selectors.EVENT_READ, partial(self._hear_template, template)
+        )
+
+    def _hear_template(self, template: Template) -> None:
+        for word in template.channel.words():
+            match word:
+                case wire.Ready():
+                    template.ready = word
+                    self._install(template, word)
+                case wire.ImportFailed():
+                    template.failed = word
+                case wire.Forked(number=number, pid=pid):
+                    self._crew.forked(number, pid)
+                case wire.Exited(pid=pid, status=status):
+                    self._crew.ended(pid, status)
+                case _:
+                    pass
+        if template.channel.at_end:
+            self._drop(template)
+
+    def _look_at_template(self, template: Template, now: float) -> None:
+        if template.ready is None and now >= template.started_at + self._options.boot_timeout:
+            text = f"importing the application took longer than {self._options.boot_timeout:g} seconds\n"
+            template.failed = wire.ImportFailed(text)
+            self._drop(template)
+        elif template is not self._current and template.ready and not self._crew.lives_in(template):
+            self._drop(template)
+        elif template.status is not None:
+            self._hear_template(template)
+
+    def _drop(self, template: Template) -> None:
+        """The template has ended, or is of no more use."""
+        if template not in self._templates:
+            return
+        self._templates.remove(template)
+        self._selector.unregister(template.channel)
+        template.kill()
+        self._crew.forget(template)
+        if self._current is template:
+            self._current = None
+        if self._stop_at is not None or (template.ready is not None and self._current is not None):
+            return
+        self._failed_templates += 1
+        self._template_at = clock.monotonic() + clock.backoff(self._failed_templates - 1, 0.05, 30.0)
+        if template.ready is None:
+            self._tell_failure(template)
+
+    def _tell_failure(self, template: Template) -> None:
+        failed = template.failed or wire.ImportFailed("the process that imports the application died\n")
+        is_accident = template.failed is None and self._failed_templates < FIRST_TRIES
+        if self._ready is not None and (self._crew.children or self._current or is_accident):
+            _log.error("the application cannot be imported anew\n%s", failed.text)
+            self._generation = self._current.generation if self._current else self._generation
+            return
+        self._write(failed.text)
+        self._stop("the application cannot be imported", failed.code)
+
+    def _install(self, template: Template, ready: wire.Ready) -> None:
+        if self._stop_at is not None:
+            return
+        if self._keeper is None:
+            try:
+                broker = brokers.connect(ready.broker_url, ready.broker_options)
+            except ImproperlyConfigured as exc:
+                self._write(f"{type(exc).__name__}: {exc}\n")
+                self._stop("the broker cannot be used", wire.EXIT_USAGE)
+                return
+            terms = Terms(ready.queues, ready.lease, ready.max_deliveries, ready.broker_lost_timeout)
+            self._keeper = LeaseKeeper(broker, terms, self._lose_broker)
+            self._keeper.start()
+            if not self._options.quiet:
+                self._write(banner.render(ready))
+        elif self._ready is not None and self._ready.broker_url != ready.broker_url:
+            _log.error("the loaded application has another broker: restart the worker instead")
+            template.ready = None
+            self._drop(template)
+            return
+        self._ready, self._current = ready, template
+        self._failed_templates = 0
+        self._crew.adopt(template, ready, self._keeper)
+
+    def _lose_broker(self) -> None:
+        self._is_broker_lost = True
+        self._inbox.wake()
+
+    # ---- the end
+
+    def _finish(self, code: int) -> int:
+        if self._keeper is not None and not self._keeper.close(_LAST_CALLS):
+            _log.warning("the broker is away: what the children held comes back when their leases end")
+        for template in self._templates:
+            template.close()
+        until = clock.monotonic() + _TEMPLATE_EXIT
+        self._reap()
+        while any(template.status is None for template in self._templates):
+            remaining = until - clock.monotonic()
+            if remaining <= 0:
+                break
+            self._inbox_wait(remaining)
+            self._reap()
+        emit(WorkerStopped(self._name, code))
+        return code
+
+    def _inbox_wait(self, timeout: float) -> None:
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._inbox.reader, selectors.EVENT_READ)
+            selector.select(timeout)
+        self._inbox.take()
+
+    def _write(self, text: str) -> None:
+        with contextlib.suppress(OSError):
+            sys.stderr.write(text)
+            sys.stderr.flush()
