@@ -100,7 +100,7 @@ def _run(task: Any, request: Request) -> Outcome:
     try:
         if "before_start" in task.hooks:
             task.before_start(request.id, args, kwargs)
-        result = task.run(*args, **kwargs)
+        result = task.target(*args, **kwargs)
         if task.is_async:
             result = plugins.load("celeriac.loops:run")(result)
         if request.pending_retry is not None:

@@ -27,7 +27,6 @@ from celeriac.events import (
     TaskSucceeded,
 )
 from celeriac.exceptions import (
-    CeleriacError,
     SoftTimeLimitExceeded,
     TaskRevokedError,
     TimeLimitExceeded,
@@ -116,7 +115,7 @@ def _begin(
             soft_at, hard_at = 0.0, (hard_at + limits.NET if hard_at else 0.0)
     delivery = request.delivery
     assert delivery is not None
-    bench.board.begin(slot, delivery.key, request.task_object.name_bytes, started, soft_at, hard_at)
+    bench.board.begin(slot, delivery.key, request.task_object.name.encode(), started, soft_at, hard_at)
     if bench.signal_limits is not None:
         bench.signal_limits.begin(request, started, soft)
 
@@ -154,14 +153,13 @@ def _settlement(request: Request, outcome: Outcome, bench: Workbench) -> Settlem
     delivery, task = request.delivery, request.task_object
     if isinstance(outcome, Success) and not request.is_chained and _ignores(request):
         return Settlement(delivery, ACK)
-    records: Sequence[Record] = ()
     try:
+        sends = follow.follow_ups(task, request, outcome)
         records = _records(request, outcome, bench)
-    except CeleriacError as exc:
-        # The return value cannot be stored: that is how this run failed.
+    except Exception as exc:
+        # What it returned can be neither stored nor handed on: that is how this run failed.
         outcome = Failure(exc, text_of(exc))
-        records = _records(request, outcome, bench)
-    sends: list[Outgoing] = follow.follow_ups(task, request, outcome) if request.is_chained else []
+        sends, records = [], _records(request, outcome, bench)
     return Settlement(delivery, _action(request, outcome, bench), sends, records)
 
 
@@ -206,7 +204,11 @@ def _records(request: Request, outcome: Outcome, bench: Workbench) -> Sequence[R
             record = Stored(states.REVOKED, TaskRevokedError(reason), clock.now())
         case _:
             return ()
-    return (_record(request, record, bench),)
+    own = _record(request, record, bench)
+    if record.state != states.FAILURE:
+        return (own,)
+    # The later steps of a chain never run: whoever waits for one of them is told why.
+    return (own, *(Record(key, own.data, own.ttl) for key in follow.abandoned(request)))
 
 
 def _record(request: Request, record: Stored, bench: Workbench) -> Record:

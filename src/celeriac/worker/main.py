@@ -27,6 +27,8 @@ from celeriac.worker.template import hostname_of, queues_of
 def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, board: ChildBoard) -> int:
     """Be a worker child until told to stop. Returns the exit code."""
     conf = app.conf
+    for task in app.tasks.values():
+        task.fix()
     hostname = hostname_of(options)
     spec = pools.spec(options.pool or conf.worker_pool)
     pool: Pool = plugins.load(spec.path)(fork.slots)
