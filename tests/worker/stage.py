@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -27,7 +28,6 @@ class Stage:
         self.selector.register(self.server, selectors.EVENT_READ, None)
         self.buffers: dict[socket.socket, bytes] = {}
         self.children: dict[int, socket.socket] = {}
-        self.pids: set[int] = set()
         self.reports: list[dict] = []
         self.process: subprocess.Popen | None = None
         self.stderr = tmp_path / "stderr"
@@ -39,7 +39,7 @@ class Stage:
             self.process = subprocess.Popen(
                 [sys.executable, str(STANDIN), "supervisor", json.dumps(shown)],
                 env={**os.environ, "CELERIAC_STAGE": self.path, **(env or {})},
-                stderr=stderr, stdin=subprocess.DEVNULL, start_new_session=True,
+                stderr=stderr, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
     def wait(self, event: str, timeout: float = 10.0, **fields) -> dict:
@@ -80,8 +80,6 @@ class Stage:
                 report = json.loads(line)
                 if "owner" in report and "pid" in report:
                     self.children[report["pid"]] = conn
-                if "pid" in report:
-                    self.pids.add(report["pid"])
                 self.reports.append({**report, "heard_at": time.monotonic()})
 
     def tell(self, pid: int, do: str, **fields) -> None:
@@ -101,27 +99,15 @@ class Stage:
         return self.process.wait(timeout)
 
     def close(self) -> None:
-        """End every process that this stage has started or heard of."""
-        for pid in (*self.pids, *([self.process.pid] if self.process else [])):
-            try:
-                if self.process and self.process.poll() is None or is_ours(pid):
-                    os.kill(pid, signal.SIGKILL)
-            except ProcessLookupError:
-                continue
+        """End every process of this stage: they are one process group, made in `start`."""
         if self.process:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(10)
         for conn in self.buffers:
             conn.close()
         self.server.close()
         self.selector.close()
-
-
-def is_ours(pid: int) -> bool:
-    """Whether this process is one of a stage's: a number may have gone to somebody else."""
-    try:
-        return str(STANDIN).encode() in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return False
 
 
 def is_running(pid: int) -> bool:

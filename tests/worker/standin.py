@@ -140,7 +140,7 @@ def run_child(app, options, fork, control, board):
     return Performer(fork, control, board).perform(options)
 
 
-def supervise():
+def supervise() -> int:
     import msgspec
 
     from celeriac import events, wire
