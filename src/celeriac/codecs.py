@@ -17,10 +17,10 @@ import lzma
 import math
 import pickle
 import zlib
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
 import msgspec
@@ -56,7 +56,7 @@ _INT64: Final = range(-(1 << 63), 1 << 64)
 def is_plain(values: Collection[Any]) -> bool:
     """Whether every value is one that msgpack writes as it is, or a flat list of such."""
     for value in values:
-        kind = type(value)
+        kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind in SCALARS:
             continue
         if kind is list and SCALARS.issuperset(map(type, value)):
@@ -67,6 +67,7 @@ def is_plain(values: Collection[Any]) -> bool:
 
 def _mark_of(value: Any) -> tuple[str, Any] | None:
     """The mark and the plain form of a value that is neither scalar nor list nor dict."""
+    members: Any = value
     match value:
         case datetime():
             return "datetime", value.isoformat()
@@ -81,9 +82,9 @@ def _mark_of(value: Any) -> tuple[str, Any] | None:
         case Decimal():
             return "decimal", str(value)
         case frozenset():
-            return "frozenset", list(value)
+            return "frozenset", list(members)
         case set():
-            return "set", list(value)
+            return "set", list(members)
         case _:
             return None
 
@@ -121,12 +122,14 @@ def _value_of(mark: str, plain: Any) -> Any:
 
 def _hashable(plain: Any) -> Any:
     """A member of a set, or a key: what is a list now was a tuple."""
-    return tuple(map(_hashable, plain)) if isinstance(plain, list) else plain
+    if not isinstance(plain, list):
+        return plain
+    return tuple(map(_hashable, cast("Iterable[Any]", plain)))
 
 
 def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only: bool) -> Any:
     """Rebuild a value from what the format can write; `mark` wraps what it cannot."""
-    kind = type(value)
+    kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
     if kind is str or kind is bool or value is None:
         return value
     if isinstance(value, int):
@@ -137,11 +140,13 @@ def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only:
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, bytes | bytearray | memoryview):
-        return mark("base64", base64.b64encode(value).decode()) if text_only else bytes(value)
+        data = bytes(cast("bytes", value))
+        return mark("base64", base64.b64encode(data).decode()) if text_only else data
     if isinstance(value, list | tuple):
-        return [_lower(item, mark, f"{path}[{i}]", text_only=text_only) for i, item in enumerate(value)]
+        items = cast("Iterable[Any]", value)
+        return [_lower(item, mark, f"{path}[{i}]", text_only=text_only) for i, item in enumerate(items)]
     if isinstance(value, dict):
-        return _lower_dict(value, mark, path, text_only=text_only)
+        return _lower_dict(cast("Mapping[Any, Any]", value), mark, path, text_only=text_only)
     if (custom := getattr(value, "__json__", None)) is not None:
         return _lower(custom(), mark, path, text_only=text_only)
     if (found := _mark_of(value)) is None:
@@ -153,7 +158,9 @@ def _lower(value: Any, mark: Callable[[str, Any], Any], path: str, *, text_only:
     return mark(name, _lower(plain, mark, path, text_only=text_only))
 
 
-def _lower_dict(value: dict[Any, Any], mark: Callable[[str, Any], Any], path: str, *, text_only: bool) -> Any:
+def _lower_dict(
+    value: Mapping[Any, Any], mark: Callable[[str, Any], Any], path: str, *, text_only: bool
+) -> Any:
     keys = [_lower_key(key, mark, path, text_only=text_only) for key in value]
     items = [_lower(item, mark, f"{path}[{key!r}]", text_only=text_only) for key, item in value.items()]
     if not text_only and not SCALARS.issuperset(map(type, keys)):
@@ -231,11 +238,12 @@ def _tag(mark: str, plain: Any) -> dict[str, Any]:
 
 def _untag(value: Any) -> Any:
     if isinstance(value, list):
-        return [_untag(item) for item in value]
+        return [_untag(item) for item in cast("Iterable[Any]", value)]
     if isinstance(value, dict):
-        if value.keys() == _TAGGED:
-            return _value_of(value["__type__"], _untag(value["__value__"]))
-        return {key: _untag(item) for key, item in value.items()}
+        mapping = cast("Mapping[Any, Any]", value)
+        if set(mapping) == _TAGGED:
+            return _value_of(mapping["__type__"], _untag(mapping["__value__"]))
+        return {key: _untag(item) for key, item in mapping.items()}
     return value
 
 

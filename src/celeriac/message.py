@@ -246,9 +246,11 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Message:
 def _decode_apart(body: bytes, options: Options, accept: Collection[str]) -> tuple[list[Any], dict[str, Any]]:
     if options.compression is not None:
         body = codecs.expand(options.compression, body)
-    match codecs.load(options.serializer, body, accept):
-        case [list() as args, dict() as kwargs]:
-            return args, kwargs
+    call: Any = codecs.load(options.serializer, body, accept)
+    parts: Any = call
+    match parts:
+        case [list(), dict()]:
+            return call[0], call[1]
         case _:
             raise DecodeError("the arguments are not a list and a map")
 
