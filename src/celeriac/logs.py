@@ -327,7 +327,7 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
 
 
 def _result_size(run: Any) -> int:
-    size = getattr(getattr(run, "task", None), "resultrepr_maxsize", RESULT_SIZE)
+    size = getattr(getattr(run, "task_object", None), "resultrepr_maxsize", RESULT_SIZE)
     return size if isinstance(size, int) else RESULT_SIZE
 
 
@@ -341,7 +341,7 @@ def brief(value: Any, size: int) -> str:
 
 
 def _pieces(value: Any, size: int, depth: int) -> list[str]:
-    kind: type[Any] = type(value)
+    kind = type(cast("object", value))
     if kind is str or kind is bytes:
         return [repr(value) if len(value) <= size else repr(value[: size + 1])]
     if kind not in _BRACKETS or not value:

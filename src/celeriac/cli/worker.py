@@ -103,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
     for dest, (flags, _, why) in _NOT_HERE.items():
         if getattr(args, dest):
             raise ImproperlyConfigured(f"{flags.split()[0]} {why}")
+    if not args.app:
+        raise ImproperlyConfigured("which application? Name it with -A proj, or in CELERIAC_APP")
     options = options_of(args)
     try:
         logs.start(options)

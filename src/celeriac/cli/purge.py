@@ -1,0 +1,48 @@
+"""Delete the messages that wait in queues, ready or scheduled. What runs and what is dead stays.
+
+    celeriac -A proj purge
+    celeriac -A proj purge -f -Q mail,reports
+
+Without -Q these are the queues that a worker without -Q takes from, as with Celery.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from celeriac import wire
+from celeriac.cli import parsing, show
+from celeriac.cli.opening import check_queues, declared_queues, known_queues, open_broker
+from celeriac.exceptions import ImproperlyConfigured
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `celeriac purge`."""
+    add = parser.add_argument
+    add("-f", "--force", action="store_true", help="do not ask")
+    add("-Q", "--queues", type=parsing.names, default=(), metavar="NAMES", help="these queues")
+    add("-X", "--exclude-queues", type=parsing.names, default=(), metavar="NAMES", help="but not these")
+    add("--all", action="store_true", help="every queue at the broker")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Ask, then delete."""
+    with open_broker(args) as app:
+        named = args.queues or (known_queues(app) if args.all else declared_queues(app.conf))
+        # A worker that is started with --purge may be the first to hear of its queues.
+        if not args.force:
+            check_queues(app, (*args.queues, *args.exclude_queues))
+        names = [name for name in dict.fromkeys(named) if name not in args.exclude_queues]
+        if not names:
+            raise ImproperlyConfigured("no queue is left to purge: all are excluded")
+        if not args.force:
+            waiting = {name: (stats := app.broker.stats(name)).ready + stats.delayed for name in names}
+            listed = ", ".join(f"{name} ({number:,})" for name, number in waiting.items())
+            if not parsing.ask(f"This deletes what waits in: {listed}. It cannot be undone. Go on?"):
+                print("Nothing was deleted.", file=sys.stderr)
+                return wire.EXIT_FAILURE
+        deleted = sum(app.broker.purge(name) for name in names)
+    if not args.quiet:
+        print(f"Purged {show.count(deleted, 'message')} from {show.count(len(names), 'known task queue')}.")
+    return wire.EXIT_OK
