@@ -42,6 +42,7 @@ from celeriac.workflow.signature import Signature, signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Opened = TypeVar("Opened")
 
 #: Celery's constructor arguments that have nothing to act on here.
 WITHOUT_EFFECT: Final = frozenset(
@@ -93,8 +94,8 @@ class Celeriac:
         self.finalized = False
         self._lock = threading.RLock()
         self._producer: Producer | None = None
-        self._broker: Broker | None = None
-        self._backend: ResultStore | None = None
+        #: By what it is: its URL, its options, and the thing itself.
+        self._open: dict[str, tuple[str, dict[str, Any], Any]] = {}
         self._packages: list[tuple[Any, str | None]] = []
         self.Task: type[Task[..., Any]] = Task
         if task_cls is not None:
@@ -257,7 +258,7 @@ class Celeriac:
         kind = type(task)
         if not task.name:
             task.name = self.gen_task_name(kind.__name__, kind.__module__)
-        body = {
+        body: dict[str, Any] = {
             key: value
             for one in reversed(kind.__mro__)
             if one not in Task.__mro__
@@ -311,7 +312,7 @@ class Celeriac:
     def _discover(self) -> None:
         packages, self._packages = self._packages, []
         for names, related in packages:
-            listed: Iterable[str] | None = names() if callable(names) else names
+            listed: Any = names() if callable(names) else names
             for package in listed if listed is not None else importing.django_apps():
                 importing.import_related(package, related)
 
@@ -322,7 +323,7 @@ class Celeriac:
         """The way out, under the settings of this moment."""
         producer = self._producer
         if producer is None or producer.version != self.conf.version:
-            producer = self._producer = Producer(self.conf, self._open_broker, lambda: self.timezone)
+            producer = self._producer = Producer(self.conf, lambda: self.broker, lambda: self.timezone)
         return producer
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
@@ -357,37 +358,38 @@ class Celeriac:
 
     # -- broker and results ---------------------------------------------------------------------------------
 
-    def _open_broker(self) -> Broker:
-        broker = self._broker
-        return self.broker if broker is None else broker
-
     @property
     def broker(self) -> Broker:
         """Where messages are sent. Opens no connection: its first verb does."""
-        if self._broker is None:
-            with self._lock:
-                if self._broker is None:
-                    conf = self.conf
-                    url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
-                    self._broker = brokers.connect(url, conf.broker_transport_options)
-        return self._broker
+        conf = self.conf
+        url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
+        return self._opened("broker", brokers.connect, url, conf.broker_transport_options)
 
     @property
     def backend(self) -> ResultStore:
         """Where results are kept: at the broker, unless `result_backend` says otherwise."""
-        if self._backend is None:
-            with self._lock:
-                if self._backend is None:
-                    self._backend = self._connect_results()
-        return self._backend
-
-    def _connect_results(self) -> ResultStore:
         conf = self.conf
-        url = conf.result_backend
+        url, options = conf.result_backend, conf.result_backend_transport_options
         if url is None:
-            options = {**conf.broker_transport_options, **conf.result_backend_transport_options}
-            return results.connect(_single(conf.broker_write_url or conf.broker_url, "broker_url"), options)
-        return results.connect(_single(url, "result_backend"), conf.result_backend_transport_options)
+            url, options = (
+                conf.broker_write_url or conf.broker_url,
+                {**conf.broker_transport_options, **options},
+            )
+        return self._opened("result store", results.connect, _single(url, "result_backend"), options)
+
+    def _opened(
+        self, what: str, connect: Callable[[str, Any], Opened], url: str, options: Mapping[str, Any]
+    ) -> Opened:
+        """What is open already, or opened now: also where the settings have changed."""
+        known = self._open.get(what)
+        if known is None or known[:2] != (url, options):
+            with self._lock:
+                known = self._open.get(what)
+                if known is None or known[:2] != (url, options):
+                    if known is not None:
+                        known[2].close()
+                    known = self._open[what] = (url, dict(options), connect(url, options))
+        return cast("Opened", known[2])
 
     def store_record(self, task_id: str, record: Stored) -> None:
         """Store what is known of a task. Raises: ResultStoreUnavailable, EncodeError."""
@@ -398,15 +400,18 @@ class Celeriac:
 
     def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult:
         """The result of an earlier call, by its id."""
-        return AsyncResult(id, **{"app": self, **kwargs})
+        kwargs.setdefault("app", self)
+        return AsyncResult(id, **kwargs)
 
     def GroupResult(self, id: str, results: Iterable[Any] = (), **kwargs: Any) -> GroupResult:
         """The results of a group."""
-        return GroupResult(id, results, **{"app": self, **kwargs})
+        kwargs.setdefault("app", self)
+        return GroupResult(id, results, **kwargs)
 
     def ResultSet(self, results: Iterable[Any], **kwargs: Any) -> ResultSet:
         """Several results."""
-        return ResultSet(results, **{"app": self, **kwargs})
+        kwargs.setdefault("app", self)
+        return ResultSet(results, **kwargs)
 
     def result_from_tuple(self, form: Any) -> Any:
         """The result that `as_tuple` took apart."""
@@ -414,7 +419,8 @@ class Celeriac:
 
     def signature(self, varies: Any, *args: Any, **kwargs: Any) -> Signature:
         """A signature of a task of this application."""
-        return signature(varies, *args, **{"app": self, **kwargs})
+        kwargs.setdefault("app", self)
+        return signature(varies, *args, **kwargs)
 
     # -- current --------------------------------------------------------------------------------------------
 
@@ -439,11 +445,8 @@ class Celeriac:
 
     def close(self) -> None:
         """Close all connections. Idempotent; a later call opens new ones."""
-        broker, backend = self._broker, self._backend
-        self._broker = self._backend = None
-        for opened in (broker, backend):
-            if opened is not None:
-                opened.close()
+        for _, _, opened in list(self._open.values()):
+            opened.close()
         context.APPS.discard(self)
 
     def __enter__(self) -> Self:

@@ -20,7 +20,8 @@ class _Current:
         object.__setattr__(self, "_find", find)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._find(), name)
+        value: Any = getattr(self._find(), name)
+        return value
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._find(), name, value)

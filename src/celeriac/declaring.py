@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 from celeriac import context, task_options
 from celeriac.task import FROM_SETTINGS, Task
@@ -105,7 +105,7 @@ def annotate(task: Task[..., Any], annotations: Any) -> None:
     """
     if annotations is None:
         return
-    rules: Any = annotations if isinstance(annotations, list | tuple) else (annotations,)
+    rules = cast("list[Any]", annotations if isinstance(annotations, list | tuple) else [annotations])
     for rule in rules:
         if hasattr(rule, "annotate"):
             found: dict[str, Any] = rule.annotate(task) or {}

@@ -28,7 +28,7 @@ from celeriac.routing import Router
 CHUNK: Final = 1000
 
 
-class Call(msgspec.Struct, frozen=True):
+class Call(msgspec.Struct, frozen=True, gc=False):
     """A message that is ready to be sent: to which queue, how urgent, and when it is due (epoch seconds)."""
 
     message: Message
@@ -43,6 +43,7 @@ class Producer:
     def __init__(self, conf: Any, open_broker: Callable[[], Broker], zone: Callable[[], tzinfo]) -> None:
         self._conf = conf
         self._open_broker = open_broker
+        self._broker: Broker | None = None
         self.zone = zone
         self.version: int = conf.version
         self.router = Router(conf)
@@ -124,7 +125,7 @@ class Producer:
         batch = (Outgoing(call.queue, data, call.priority, call.due_at),)
         started = clock.monotonic()
         try:
-            self._open_broker().send(batch, self._timeout)
+            (self._broker or self._connect()).send(batch, self._timeout)
         except BrokerUnavailable as exc:
             if not (self._may_retry if retry is None else retry):
                 raise
@@ -149,13 +150,17 @@ class Producer:
             ]
             started = clock.monotonic()
             try:
-                self._open_broker().send(batch, self._timeout)
+                self._connect().send(batch, self._timeout)
             except BrokerUnavailable as exc:
                 if not self._may_retry:
                     raise
                 self._send_again(batch, started, self._policy, exc)
         if BUS.wanted(TaskSent):
             _announce(calls)
+
+    def _connect(self) -> Broker:
+        broker = self._broker = self._open_broker()
+        return broker
 
     def _send_again(
         self, batch: Sequence[Outgoing], started: float, policy: Mapping[str, Any], first: BrokerUnavailable
@@ -172,7 +177,7 @@ class Producer:
                 break
             clock.sleep(pause)
             try:
-                self._open_broker().send(batch, left - pause)
+                self._connect().send(batch, left - pause)
             except BrokerUnavailable as exc:
                 error = exc
             else:

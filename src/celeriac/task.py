@@ -16,9 +16,10 @@ from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
 
 from celeriac import arguments, context, plugins, retrying
 from celeriac.async_result import AsyncResult, EagerResult
+from celeriac.bulk import Pattern
 from celeriac.context import REQUEST, Request
 from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Retry
-from celeriac.message import Message, new_key
+from celeriac.message import Message, id_of, new_key
 from celeriac.producer import Call, Producer
 from celeriac.stored import Stored
 from celeriac.workflow.signature import Signature
@@ -65,7 +66,7 @@ class _Road:
         route = self.producer.router.options_for(task.name) if self.producer.router.is_constant else None
         self.is_plain = (
             route is not None and route.keys() <= {"queue"} and not self.is_eager and "expires" not in own
-            and type(task).shadow_name is Task.shadow_name
+            and not _overrides(task, "shadow_name")
         )  # fmt: skip
         queue = own.get("queue") or (route or {}).get("queue") or self.producer.router.default
         self.queue = self.producer.router.checked(queue, task.name) if self.is_plain else ""
@@ -139,10 +140,9 @@ class Task(Generic[P, R]):
     def bind(self, app: Any) -> None:
         """Make it a task of that application. Called once, when it is registered."""
         self._app = app
-        kind = type(self)
         self.is_async = inspect.iscoroutinefunction(self.run)
         self.hooks = frozenset(hook for hook in HOOKS if _overrides(self, hook))
-        self.target = self.run if kind.__call__ is Task.__call__ else self
+        self.target = self if _overrides(self, "__call__") else self.run
         self.name_bytes = self.name.encode()
         self._stub = arguments.checker(self.run)
         self.on_bound(app)
@@ -228,7 +228,7 @@ class Task(Generic[P, R]):
                 Message(new_key(), self.name, args, kwargs, road.options), road.queue, None, road.priority
             )
             road.producer.send(call)
-            return AsyncResult(call.message.id, None, self.name, self._app, None, road.ignored)
+            return AsyncResult(id_of(call.message.key), None, self.name, self._app, None, road.ignored)
         options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
         return self._apply_with(road, args, kwargs, options)
 
@@ -248,14 +248,30 @@ class Task(Generic[P, R]):
 
     def call_for(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Call:
         """The call that `apply_async` would send."""
-        road = self._road
-        if road is None or road.version != road.conf.version:
-            road = self._road = _Road(self)
+        road = self._current_road()
         given = {name: value for name, value in options.items() if value is not None}
         if "shadow" not in given and (shadow := self.shadow_name(args, kwargs, options)):
             given["shadow"] = shadow
         given = self.send_defaults() | given
         return road.producer.call(self.name, args, kwargs, given, None, self)
+
+    def bulk(self, options: Mapping[str, Any]) -> Pattern | None:
+        """What calls with these options have in common; None where each must be asked for by itself."""
+        road = self._current_road()
+        if (
+            road.is_eager
+            or not road.producer.router.is_constant
+            or any(_overrides(self, name) for name in ("apply_async", "shadow_name"))
+        ):
+            return None
+        check = self._stub if self.typing else None
+        return Pattern(self.call_for((), {}, options), check, self.app, road.ignored)
+
+    def _current_road(self) -> _Road:
+        road = self._road
+        if road is None or road.version != road.conf.version:
+            road = self._road = _Road(self)
+        return road
 
     def shadow_name(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> str | None:
         """Another name for logs and monitors, where the class says so."""
@@ -310,17 +326,18 @@ class Task(Generic[P, R]):
 
     def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
         """A signature of the task: `task.signature((2, 2), countdown=1)`."""
-        return Signature(self, args, *starargs, app=self._app, **starkwargs)
+        starkwargs.setdefault("app", self._app)
+        return Signature(self, args, *starargs, **starkwargs)
 
     subtask = signature
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
         """A signature with these arguments."""
-        return Signature(self, args, kwargs, app=self._app)
+        return Signature.of(self.name, args, kwargs, False, self._app)
 
     def si(self, *args: Any, **kwargs: Any) -> Signature:
         """A signature with these arguments that takes no result of an earlier step."""
-        return Signature(self, args, kwargs, immutable=True, app=self._app)
+        return Signature.of(self.name, args, kwargs, True, self._app)
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult:
         """The result of an earlier call, by its id."""
@@ -468,5 +485,8 @@ def by_name(name: str) -> Any:
     return context.current_app().tasks[name]
 
 
-def _overrides(task: Task[..., Any], hook: str) -> bool:
-    return hook in task.__dict__ or getattr(type(task), hook) is not getattr(Task, hook)
+def _overrides(task: Task[..., Any], method: str) -> bool:
+    """Whether the user has written this method anew."""
+    if method in task.__dict__:
+        return True
+    return getattr(cast("type", type(task)), method) is not getattr(Task, method)

@@ -1,7 +1,8 @@
 """What follows a run: callbacks, the next step of a chain, error callbacks.
 
 `follow_ups` answers with the messages; the executor sends them as part of the settlement, after the result is
-stored and before the message is acknowledged. A step's result travels in the next step's message, not through the result store.
+stored and before the message is acknowledged. A step's result travels in the next step's message, not through
+the result store.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def _call_back(app: Any, request: Request, errback: Signature, error: BaseExcept
     if known is not None and not errback.immutable and _takes_three(known):
         try:
             errback(request, error, text)
-        except Exception as exc:  # user code: a broken error callback must not hide the error
+        except Exception as exc:  # noqa: BLE001 - user code: a broken error callback must not hide the error
             BUS.emit(HookFailed(str(request.id), request.task, f"link_error {errback.task}", text_of(exc)))
         return
     errback.apply_async((request.id,))

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Mapping
 from itertools import count
 from typing import Any, cast
 
-from celeriac import message
+from celeriac import context, message
 from celeriac.context import Sender
+from celeriac.producer import new_keys
 from celeriac.result_sets import GroupResult
 from celeriac.workflow.signature import Signature, maybe_signature
 
@@ -50,23 +51,40 @@ class group(Signature):
         return self.tasks[0].app
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> GroupResult:
-        """Send all members; options are for every one. Raises: as `Task.apply_async`."""
+        """Send all members, in bulk; options are for every one. Raises: as `Task.apply_async`."""
         app = self.app
         given = {**self.options, **options}
         group_id = given.pop("task_id", None) or message.id_of(message.new_key())
         given.pop("add_to_parent", None)
-        chain = given.pop("chain", None)
-        if chain:
+        if given.pop("chain", None):
             raise NotImplementedError("a step after a group is a chord, which comes in a later version")
         args = (*(args or ()), *self.args)
-        kwargs = {**self._own_kwargs(), **(kwargs or {})}
-        results = [
-            member.apply_async(
-                args, kwargs, group_id=group_id, group_index=place, add_to_parent=False, **given
-            )
-            for place, member in enumerate(self.tasks)
-        ]
-        return GroupResult(group_id, results, None, app)
+        named: dict[str, Any] = {**self._own_kwargs(), **(kwargs or {})}
+        given["group_id"] = group_id
+        has_more = bool(args or named)
+        results: list[Any] = []
+        patterns: dict[str, Any] = {}
+        keys = new_keys(len(self.tasks))
+        with context.collecting() as calls:
+            for place, member in enumerate(self.tasks):
+                if not member.options and type(member) is Signature:
+                    pattern = patterns.get(member.task)
+                    if pattern is None:
+                        task = app.tasks.get(member.task)
+                        pattern = patterns[member.task] = task is not None and (task.bulk(given) or False)
+                    if pattern is not False:
+                        own_args, own_kwargs = member["args"], member["kwargs"]
+                        if has_more:
+                            own_args, own_kwargs, _ = member.merged(args, named)
+                        calls.append(pattern.call(keys[place], own_args, own_kwargs, place))
+                        results.append(pattern.result(keys[place]))
+                        continue
+                result = member.apply_async(args, named, group_index=place, add_to_parent=False, **given)
+                results.append(result)
+        app.send_many(calls)
+        found = GroupResult(group_id, results, None, app)
+        context.add_to_trail(found)
+        return found
 
     def _own_kwargs(self) -> dict[str, Any]:
         return {name: value for name, value in self.kwargs.items() if name != "tasks"}
