@@ -345,7 +345,7 @@ def test_the_supervisor_has_no_user_module_and_stays_small(stage):
         "http",
     }
     assert not names & (
-        heavy | {"user_application", "celeriac.app", "celeriac.task", "celeriac.worker.template"}
+        heavy | {"user_application", "celeriac.worker.template"}
     )
 
 

@@ -168,6 +168,7 @@ class Crew:
                     self._identify(child, pid)
                     child.was_ready = True
                     child.enter(State.READY, now)
+                    child.measure()
                     emit(events.ChildReady(child.number, pid))
                 case wire.Owner(owner=owner):
                     self._follow(child, owner)

@@ -270,8 +270,8 @@ def losses(death: Death) -> Losses:
 
 def cause(death: Death) -> str:
     """For people: `signal 9 (SIGKILL)`, `exit code 3`."""
-    if death.killed is Why.MEMORY:
-        return "killed: more memory than worker_kill_above_memory"
+    if death.killed:
+        return _CAUSES[death.killed]
     if death.status is None:
         return "unknown: its template had died"
     number = death.status & 0x7F
@@ -281,6 +281,14 @@ def cause(death: Death) -> str:
         return f"signal {number} ({signal.Signals(number).name})"
     except ValueError:
         return f"signal {number}"
+
+
+_CAUSES = {
+    Why.TIME_LIMIT: "signal 9 (SIGKILL): a task overran its hard time limit",
+    Why.MEMORY: "signal 9 (SIGKILL): more memory than worker_kill_above_memory",
+    Why.HUNG: "signal 9 (SIGKILL): it did not start, or did not end, in time",
+    Why.SHUTDOWN: "signal 9 (SIGKILL): the worker's shutdown timeout was over",
+}
 
 
 def is_expected(death: Death) -> bool:

@@ -149,7 +149,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         version=str(getattr(sys.modules["celeriac"], "__version__", "")),
         hostname=hostname,
         app=str(getattr(app, "main", None) or options.app),
-        broker_url=conf.broker_read_url or conf.broker_url,
+        broker_url=conf.broker_write_url or conf.broker_url,
         broker_options=dict(conf.broker_transport_options),
         broker_lost_timeout=conf.broker_connection_lost_timeout,
         results=conf.result_backend or "at the broker",
