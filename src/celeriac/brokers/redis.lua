@@ -264,6 +264,25 @@ ARGV[1] owner; then for each delivery: action, fence, and what the action needs.
                                  '', message), final is one of: A | R | X reason detail | P base class due message
                                  (acknowledge, give back, bury, replace)
 Returns {number settled, error or '', fence lost, ...}; on an error the rest is untouched. ]]
+
+-- A row of acknowledgements in two commands, however long it is. Returns the number of arguments used.
+local function acknowledge_many(held, first, lost)
+  local there, fences, i = {}, {}, first
+  for _, fence in ipairs(redis.call('HKEYS', held)) do there[fence] = true end
+  while ARGV[i] == 'A' and #fences < 4000 do
+    local fence = ARGV[i + 1]
+    if there[fence] then
+      there[fence] = nil
+      fences[#fences + 1] = fence
+    else
+      lost[#lost + 1] = fence
+    end
+    i = i + 2
+  end
+  if #fences > 0 then redis.call('HDEL', held, unpack(fences)) end
+  return i - first
+end
+
 local base, owner = KEYS[1], ARGV[1]
 local held = base .. ':h:' .. owner
 local settled, lost, i = 0, {}, 2
@@ -271,7 +290,11 @@ local t
 local woken = {}
 while i <= #ARGV do
   local action, fence = ARGV[i], ARGV[i + 1]
-  if action == 'A' then
+  if action == 'A' and ARGV[i + 8] == 'A' then
+    local used = acknowledge_many(held, i, lost)
+    i = i + used
+    settled = settled + used / 2 - 1
+  elseif action == 'A' then
     if redis.call('HDEL', held, fence) == 0 then lost[#lost + 1] = fence end
     i = i + 2
   else
