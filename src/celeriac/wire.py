@@ -19,7 +19,7 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import count
 from typing import Any, Final
 
@@ -32,7 +32,7 @@ EXIT_USAGE: Final = 64
 EXIT_BROKER_UNAVAILABLE: Final = 69
 
 #: What each exit code of a worker means, for `--help` and the manual.
-EXIT_CODES: Final = {
+EXIT_CODES: Final[Mapping[int, str]] = {
     EXIT_OK: "stopped in order",
     EXIT_FAILURE: "the application cannot be imported, or no child comes up",
     EXIT_USAGE: "a wrong option, or a setting that cannot work",

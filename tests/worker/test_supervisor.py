@@ -344,9 +344,7 @@ def test_the_supervisor_has_no_user_module_and_stays_small(stage):
         "ssl",
         "http",
     }
-    assert not names & (
-        heavy | {"user_application", "celeriac.worker.template"}
-    )
+    assert not names & (heavy | {"user_application", "celeriac.worker.template"})
 
 
 def descriptors(pid: int) -> int:
@@ -360,3 +358,10 @@ def children_of(pid: int) -> list[int]:
 def pss(pid: int) -> int:
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+
+
+def test_a_broker_that_stays_away_ends_the_worker(stage):
+    settings = {"broker_url": "redis://localhost:1/0", "broker_connection_lost_timeout": 0.3}
+    stage.start(concurrency=1, settings=settings)
+    assert stage.exit_code() == 69
+    stage.wait("BrokerLost")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
+from typing import Final
 
 import msgspec
 
@@ -283,7 +284,7 @@ def cause(death: Death) -> str:
         return f"signal {number}"
 
 
-_CAUSES = {
+_CAUSES: Final[Mapping[Why, str]] = {
     Why.TIME_LIMIT: "signal 9 (SIGKILL): a task overran its hard time limit",
     Why.MEMORY: "signal 9 (SIGKILL): more memory than worker_kill_above_memory",
     Why.HUNG: "signal 9 (SIGKILL): it did not start, or did not end, in time",
