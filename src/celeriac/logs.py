@@ -243,6 +243,11 @@ def _lost(event: events.TaskLost) -> Line:
     return Line(logging.WARNING, text, _about(event))
 
 
+def _hook_failed(event: events.HookFailed) -> Line:
+    text = f"Task {_named(event)}: {event.hook} raised\n{event.traceback.rstrip()}"
+    return Line(logging.ERROR, text, _about(event, hook=event.hook, traceback=event.traceback))
+
+
 def _worker_starting(event: events.WorkerStarting) -> Line:
     return Line(logging.DEBUG, f"{event.worker} starting.", {})
 
@@ -310,6 +315,7 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.TaskUnreadable: Teller(logging.ERROR, _unreadable),
     events.TaskOverran: Teller(logging.ERROR, _overran),
     events.TaskLost: Teller(logging.WARNING, _lost),
+    events.HookFailed: Teller(logging.ERROR, _hook_failed),
     events.WorkerStarting: Teller(logging.DEBUG, _worker_starting),
     events.WorkerReady: Teller(logging.INFO, _worker_ready),
     events.WorkerStopping: Teller(logging.INFO, _worker_stopping),

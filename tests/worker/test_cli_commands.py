@@ -97,9 +97,11 @@ def test_call_with_a_countdown_waits_at_the_broker(shop):
     assert shop.broker.stats("mail").delayed == 1
 
 
-def test_call_refuses_an_exchange(shop):
-    shop.run("call", "proj.add", "-A", "proj", "--exchange", "x", code=64)
+def test_call_says_in_a_sentence_that_an_exchange_has_no_effect(shop):
+    shop.run("call", "proj.add", "-A", "proj", "--exchange", "x")
+    assert shop.told.startswith("celeriac: ")
     assert "no exchanges" in shop.told
+    assert shop.told.count("\n") == 1
 
 
 def test_result_shows_the_return_value(shop):

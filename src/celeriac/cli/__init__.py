@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
@@ -67,7 +68,9 @@ EXIT_BROKEN_PIPE: Final = 141
 def main(argv: Sequence[str]) -> int:
     """Run one command line, without the program's name. Returns the exit code; raises nothing."""
     try:
-        code = _dispatch(list(argv))
+        with warnings.catch_warnings():
+            warnings.showwarning = _tell_warning
+            code = _dispatch(list(argv))
         sys.stdout.flush()
         return code
     except ImproperlyConfigured as exc:
@@ -84,6 +87,11 @@ def main(argv: Sequence[str]) -> int:
         # Whoever read our output has gone (`| head`); the interpreter must not complain of it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+
+
+def _tell_warning(text: Warning | str, *_: Any) -> None:
+    """A warning as a sentence: the line of code that gave it says nothing to who typed a command."""
+    print(f"celeriac: {hide_passwords(str(text))}", file=sys.stderr)
 
 
 def _fail(exc: BaseException, code: int) -> int:

@@ -1,7 +1,9 @@
 """Send a task by name, and print the id of the call.
 
-celeriac -A proj call proj.tasks.add -a '[2, 3]'
-celeriac -A proj call proj.tasks.mail -k '{"to": "ann@example.com"}' --countdown 60
+    celeriac -A proj call proj.tasks.add -a '[2, 3]'
+    celeriac -A proj call proj.tasks.mail -k '{"to": "ann@example.com"}' --countdown 60
+
+The application need not know the task: a worker must.
 """
 
 from __future__ import annotations

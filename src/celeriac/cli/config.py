@@ -1,8 +1,10 @@
 """Show settings: the value of each, where it comes from, and its default. Passwords are masked.
 
-celeriac -A proj config
-celeriac -A proj config --changed
-celeriac -A proj config task_acks_late worker_concurrency
+    celeriac -A proj config
+    celeriac -A proj config --changed
+    celeriac -A proj config task_acks_late worker_concurrency
+
+A name may also be Celery's old one.
 """
 
 from __future__ import annotations

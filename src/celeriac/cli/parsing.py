@@ -34,16 +34,31 @@ class CommandFailed(CeleriacError):
         self.code = code
 
 
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    """argparse's own asks `shutil` for the width, at every option: too much for a supervisor to import."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=30, width=_width())
+
+
+def _width() -> int:
+    """Columns of the terminal, less a margin."""
+    try:
+        columns = int(os.environ.get("COLUMNS", "")) or os.get_terminal_size().columns
+    except (ValueError, OSError):
+        columns = 100
+    return max(40, columns - 2)
+
+
 class Parser(argparse.ArgumentParser):
     """The parser of one command, or of none: errors are raised, and name the nearest right option."""
 
     def __init__(self, command: str | None, description: str) -> None:
-        usage = "%(prog)s [options]" if command else "%(prog)s [options] COMMAND ..."
         super().__init__(
             prog=f"celeriac {command}" if command else "celeriac",
-            usage=None if command else usage,
+            usage="%(prog)s [options]" if command else "%(prog)s [options] COMMAND ...",
             description=description,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=_Formatter,
             allow_abbrev=False,
         )
         self.command = command
@@ -52,6 +67,15 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[argparse.Action]:
         """What may be given, in order, positional arguments included."""
         return list(self._actions)
+
+    def add_argument(self, *names_or_flags: Any, **options: Any) -> argparse.Action:
+        """As argparse's; the usage line tells only what stands without a flag."""
+        action = super().add_argument(*names_or_flags, **options)
+        if not action.option_strings:
+            name = action.metavar or action.dest
+            shape = {"*": f"[{name} ...]", "+": f"{name} [{name} ...]", "?": f"[{name}]"}
+            self.usage = f"{self.usage} {shape.get(str(action.nargs), name)}"
+        return action
 
     def read(self, argv: Sequence[str], environ: Mapping[str, str]) -> argparse.Namespace:
         """The values of one command line.
@@ -155,7 +179,7 @@ def enter(args: argparse.Namespace) -> None:
     if args.skip_checks:
         os.environ["CELERIAC_SKIP_CHECKS"] = "1"
     args.app = args.app or os.environ.get("CELERIAC_APP") or os.environ.get("CELERY_APP") or ""
-    args.broker = args.broker or os.environ.get("CELERIAC_BROKER") or os.environ.get("CELERY_BROKER")
+    args.broker = args.broker or os.environ.get("CELERIAC_BROKER") or os.environ.get("CELERY_BROKER") or None
     # https://no-color.org: any value that is not empty.
     args.no_color = args.no_color or any(
         map(os.environ.get, ("NO_COLOR", "CELERIAC_NO_COLOR", "CELERY_NO_COLOR"))

@@ -1,8 +1,10 @@
 """Show every queue: what waits, what runs, what is dead, how old the oldest waiting message is.
 
-celeriac -A proj queues
-celeriac -A proj queues --watch 5
-celeriac -b redis://localhost queues --json
+    celeriac -A proj queues
+    celeriac -A proj queues --watch 5
+    celeriac -b redis://localhost queues --json
+
+"scheduled" waits for its time (countdown, eta, retries); "oldest" is how long the first has waited.
 """
 
 from __future__ import annotations

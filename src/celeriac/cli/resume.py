@@ -17,8 +17,8 @@ def run(args: argparse.Namespace) -> int:
     """Resume them."""
     with open_broker(args) as app:
         broker = app.broker
-        paused = [name for name in broker.queues() if broker.stats(name).paused]
-        check_queues(app, set(args.queues) - set(paused))
+        paused = [name for name in args.queues or broker.queues() if broker.stats(name).paused]
+        check_queues(app, [name for name in args.queues if name not in paused])
         for name in args.queues or paused:
             broker.resume(name)
             if not args.quiet:

@@ -16,7 +16,6 @@ import os
 import platform
 import sys
 from collections.abc import Generator, Mapping
-from pathlib import Path
 from typing import Any, Final
 
 from celeriac import logs, pools, setting_sources, wire
@@ -175,17 +174,22 @@ def _concurrency(text: str) -> int:
     return number
 
 
-def usable_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def usable_cpus(cgroup: str = "/sys/fs/cgroup") -> int:
     """How many CPUs this process may use: by affinity, and by the quota of its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
         with contextlib.suppress(OSError, ValueError):
-            words = (cgroup / quota_file).read_text().split()
+            words = _text(f"{cgroup}/{quota_file}").split()
             quota = int(words[0])
-            period = int((cgroup / period_file).read_text() if period_file else words[1])
+            period = int(_text(f"{cgroup}/{period_file}") if period_file else words[1])
             if quota > 0 and period > 0:
                 count = min(count, max(1, -(-quota // period)))
     return count
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()
 
 
 def _purge(args: argparse.Namespace, options: WorkerOptions) -> int:
@@ -227,7 +231,7 @@ def _claim(path: str) -> None:
 
 def _forget_the_dead(path: str) -> None:
     try:
-        pid = int(Path(path).read_text(encoding="ascii"))
+        pid = int(_text(path))
         os.kill(pid, 0)
     except (ProcessLookupError, ValueError):
         os.unlink(path)
