@@ -89,9 +89,11 @@ def main(argv: Sequence[str]) -> int:
         return EXIT_BROKEN_PIPE
 
 
-def _tell_warning(text: Warning | str, *_: Any) -> None:
+def _tell_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: Any, **__: Any
+) -> None:
     """A warning as a sentence: the line of code that gave it says nothing to who typed a command."""
-    print(f"celeriac: {hide_passwords(str(text))}", file=sys.stderr)
+    print(f"celeriac: {hide_passwords(str(message))}", file=sys.stderr)
 
 
 def _fail(exc: BaseException, code: int) -> int:
