@@ -196,7 +196,9 @@ def _failed(event: events.TaskFailed) -> Line:
 def _retried(event: events.TaskRetried) -> Line:
     reason = "" if event.reason is None else f": {brief(event.reason, RESULT_SIZE)}"
     data = _about(event, delay=event.delay, exception=reason[2:], traceback=event.traceback)
-    return Line(logging.INFO, f"Task {_named(event)} retry: Retry in {event.delay:g}s{reason}", data)
+    return Line(
+        logging.INFO, f"Task {_named(event)} retry: Retry in {round(event.delay, 2):.10g}s{reason}", data
+    )
 
 
 def _rejected(event: events.TaskRejected) -> Line:
