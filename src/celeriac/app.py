@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
 from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
 
@@ -33,6 +33,7 @@ from celeriac.producer import Call, Producer
 from celeriac.registry import TaskRegistry
 from celeriac.result_sets import GroupResult, ResultSet, result_from_tuple
 from celeriac.results.contract import ResultStore
+from celeriac.results.disabled import DisabledResults
 from celeriac.setting_sources import Given
 from celeriac.settings import SETTINGS
 from celeriac.stored import Stored
@@ -255,7 +256,7 @@ class Celeriac:
         """Add a task that is an instance of a class of the user's (or such a class). Returns the instance."""
         if isinstance(task, type):
             task = task()
-        kind = type(task)
+        kind: type[Any] = task.__class__
         if not task.name:
             task.name = self.gen_task_name(kind.__name__, kind.__module__)
         body: dict[str, Any] = {
@@ -348,7 +349,7 @@ class Celeriac:
             context.add_to_trail(result)
         return result
 
-    def send_many(self, calls: Sequence[Call]) -> None:
+    def send_many(self, calls: Iterable[Call]) -> None:
         """Send many calls, in bulk. Raises: as `Task.apply_async`."""
         self.producer.send_many(calls)
 
@@ -370,6 +371,8 @@ class Celeriac:
         """Where results are kept: at the broker, unless `result_backend` says otherwise."""
         conf = self.conf
         url, options = conf.result_backend, conf.result_backend_transport_options
+        if url is not None and url.partition(":")[0] in ("disabled", "none"):
+            return DisabledResults()
         if url is None:
             url, options = (
                 conf.broker_write_url or conf.broker_url,

@@ -16,6 +16,8 @@ class _Current:
 
     __slots__ = ("_find",)
 
+    _find: Callable[[], Any]
+
     def __init__(self, find: Callable[[], Any]) -> None:
         object.__setattr__(self, "_find", find)
 

@@ -9,7 +9,7 @@ import one. That keeps `app`, `task`, `result` and `workflow` free of import cyc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, Final, Protocol, overload, runtime_checkable
@@ -373,4 +373,4 @@ class Sender(Results, Protocol):
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any: ...
 
-    def send_many(self, calls: Sequence[Any]) -> None: ...
+    def send_many(self, calls: Iterable[Any]) -> None: ...

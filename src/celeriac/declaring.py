@@ -87,7 +87,8 @@ class SharedTask:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return getattr(self.here(), name)
+        value: Any = getattr(self.here(), name)
+        return value
 
     def __reduce__(self) -> Any:
         return self.here().__reduce__()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import tzinfo
-from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -133,29 +132,31 @@ class Producer:
         if BUS.wanted(TaskSent):
             _announce((call,))
 
-    def send_many(self, calls: Sequence[Call]) -> None:
-        """Send calls in their order, some thousand in one piece. A failure leaves the earlier pieces sent.
+    def send_many(self, calls: Iterable[Call]) -> None:
+        """Send calls in their order, some thousand in one piece.
+
+        Nothing is sent unless all can be written; a broker that fails on the way leaves the earlier pieces sent.
 
         Raises: see `send`.
         """
         if (collected := COLLECTED.get()) is not None:
             collected.extend(calls)
             return
-        encode, accept, max_size = message.encode, self._accept, self._max_size
-        rest = iter(calls)
-        while part := list(islice(rest, CHUNK)):
-            batch = [
-                Outgoing(call.queue, encode(call.message, accept, max_size), call.priority, call.due_at)
-                for call in part
-            ]
+        is_announced = BUS.wanted(TaskSent)
+        if is_announced:
+            calls = list(calls)
+        # Calls are written as they come: a hundred thousand of them alive at once keep the garbage collector busy.
+        batch = [self.outgoing(call) for call in calls]
+        for start in range(0, len(batch), CHUNK):
+            part = batch[start : start + CHUNK]
             started = clock.monotonic()
             try:
-                self._connect().send(batch, self._timeout)
+                (self._broker or self._connect()).send(part, self._timeout)
             except BrokerUnavailable as exc:
                 if not self._may_retry:
                     raise
-                self._send_again(batch, started, self._policy, exc)
-        if BUS.wanted(TaskSent):
+                self._send_again(part, started, self._policy, exc)
+        if is_announced:
             _announce(calls)
 
     def _connect(self) -> Broker:

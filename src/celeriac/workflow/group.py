@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import count
 from typing import Any, cast
 
 from celeriac import context, message
 from celeriac.context import Sender
-from celeriac.producer import new_keys
+from celeriac.producer import Call, new_keys
 from celeriac.result_sets import GroupResult
 from celeriac.workflow.signature import Signature, maybe_signature
 
@@ -61,30 +61,35 @@ class group(Signature):
         args = (*(args or ()), *self.args)
         named: dict[str, Any] = {**self._own_kwargs(), **(kwargs or {})}
         given["group_id"] = group_id
-        has_more = bool(args or named)
         results: list[Any] = []
-        patterns: dict[str, Any] = {}
-        keys = new_keys(len(self.tasks))
-        with context.collecting() as calls:
-            for place, member in enumerate(self.tasks):
-                if not member.options and type(member) is Signature:
-                    pattern = patterns.get(member.task)
-                    if pattern is None:
-                        task = app.tasks.get(member.task)
-                        pattern = patterns[member.task] = task is not None and (task.bulk(given) or False)
-                    if pattern is not False:
-                        own_args, own_kwargs = member["args"], member["kwargs"]
-                        if has_more:
-                            own_args, own_kwargs, _ = member.merged(args, named)
-                        calls.append(pattern.call(keys[place], own_args, own_kwargs, place))
-                        results.append(pattern.result(keys[place]))
-                        continue
-                result = member.apply_async(args, named, group_index=place, add_to_parent=False, **given)
-                results.append(result)
-        app.send_many(calls)
+        app.send_many(self._calls(app, args, named, given, results))
         found = GroupResult(group_id, results, None, app)
         context.add_to_trail(found)
         return found
+
+    def _calls(
+        self, app: Sender, args: Any, kwargs: dict[str, Any], options: dict[str, Any], results: list[Any]
+    ) -> Iterator[Call]:
+        """The members' calls one by one; their results are put into the list."""
+        patterns: dict[str, Any] = {}
+        keys = new_keys(len(self.tasks))
+        for place, member in enumerate(self.tasks):
+            if not member.options and type(member) is Signature:
+                pattern = patterns.get(member.task)
+                if pattern is None:
+                    task = app.tasks.get(member.task)
+                    pattern = patterns[member.task] = task is not None and (task.bulk(options) or False)
+                if pattern is not False:
+                    own_args, own_kwargs = member["args"], member["kwargs"]
+                    if args or kwargs:
+                        own_args, own_kwargs, _ = member.merged(args, kwargs)
+                    results.append(pattern.result(keys[place]))
+                    yield pattern.call(keys[place], own_args, own_kwargs, place)
+                    continue
+            with context.collecting() as calls:
+                result = member.apply_async(args, kwargs, group_index=place, add_to_parent=False, **options)
+            results.append(result)
+            yield from calls
 
     def _own_kwargs(self) -> dict[str, Any]:
         return {name: value for name, value in self.kwargs.items() if name != "tasks"}

@@ -1,0 +1,71 @@
+"""Which queue a call goes to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac, routing
+from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
+
+
+def conf(**settings: Any) -> Any:
+    return Celeriac("routing", broker="memory://routing", set_as_current=False, **settings).conf
+
+
+ROUTES: dict[Any, Any] = {
+    "proj.a": "one",
+    "proj.b": {"queue": "two", "priority": 3},
+    "feeds.*": {"queue": "feeds"},
+    re.compile(r"(video|image)\..*"): "media",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "queue"),
+    [
+        ("proj.a", "one"),
+        ("proj.b", "two"),
+        ("feeds.x.y", "feeds"),
+        ("image.crop", "media"),
+        ("other", "celery"),
+    ],
+)
+def test_a_table_names_the_queue(name: str, queue: str) -> None:
+    assert routing.route(name, None, conf(task_routes=ROUTES)) == queue
+
+
+def test_the_caller_wins_over_the_table() -> None:
+    assert routing.route("proj.a", "mine", conf(task_routes=ROUTES)) == "mine"
+
+
+def test_an_exact_name_wins_over_a_pattern_before_it() -> None:
+    assert routing.route("a.b", None, conf(task_routes={"a.*": "pattern", "a.b": "exact"})) == "exact"
+
+
+def test_rules_are_asked_in_order() -> None:
+    def function(name: str, args: Any, kwargs: Any, options: Any, task: Any = None, **kw: Any) -> Any:
+        return {"queue": "from function"} if name == "x" else None
+
+    routes = [{"y": "table"}, function, [("z*", "pairs")]]
+    assert routing.route("y", None, conf(task_routes=routes)) == "table"
+    assert routing.route("x", None, conf(task_routes=routes)) == "from function"
+    assert routing.route("zoo", None, conf(task_routes=routes)) == "pairs"
+
+
+def test_a_list_of_pairs_is_a_table() -> None:
+    assert routing.route("b", None, conf(task_routes=[("a", "one"), ("b", "two")])) == "two"
+
+
+def test_an_undeclared_queue_is_refused_when_queues_are_closed() -> None:
+    closed = conf(task_queues=["video", "image"], task_create_missing_queues=False)
+    assert routing.route("x", "video", closed) == "video"
+    with pytest.raises(QueueNotFound, match="Did you mean 'video'"):
+        routing.route("x", "vidoe", closed)
+
+
+def test_a_route_that_cannot_be_read_is_told() -> None:
+    with pytest.raises(ImproperlyConfigured, match="a route is the name of a queue"):
+        routing.route("x", None, conf(task_routes={"x": 3}))
