@@ -75,7 +75,9 @@ def setup(wishes: Wishes, current: Current = nothing_runs) -> None:
         if wishes.hijack or isinstance(old, LineHandler):
             root.removeHandler(old)
             old.close()
-    if not root.handlers:
+    if root.handlers:
+        handler.close()
+    else:
         root.addHandler(handler)
     root.setLevel(wishes.level)
     if wishes.redirect is not None:

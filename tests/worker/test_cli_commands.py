@@ -188,6 +188,16 @@ def test_purge_takes_the_queues_that_are_named(shop):
     assert shop.run("-A", "proj", "purge", "-f", "--all").startswith("Purged 2 messages from 3 ")
 
 
+def test_purge_of_a_misspelt_queue_is_told(shop):
+    shop.send()
+    shop.run("-A", "proj", "purge", "-Q", "mial", code=64)
+    assert "Did you mean 'mail'?" in shop.told
+    assert (
+        shop.run("-A", "proj", "purge", "-f", "-Q", "mial") == "Purged 0 messages from 1 known task queue.\n"
+    )
+    assert "Did you mean 'mail'?" in shop.told
+
+
 def test_pause_and_resume(shop):
     shop.send()
     assert shop.run("-A", "proj", "pause", "mail") == "mail: paused\n"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
 from celeriac import wire
 from celeriac.cli import parsing, show
@@ -30,9 +31,7 @@ def run(args: argparse.Namespace) -> int:
     """Ask, then delete."""
     with open_broker(args) as app:
         named = args.queues or (known_queues(app) if args.all else declared_queues(app.conf))
-        # A worker that is started with --purge may be the first to hear of its queues.
-        if not args.force:
-            check_queues(app, (*args.queues, *args.exclude_queues))
+        _check(app, (*args.queues, *args.exclude_queues), args)
         names = [name for name in dict.fromkeys(named) if name not in args.exclude_queues]
         if not names:
             raise ImproperlyConfigured("no queue is left to purge: all are excluded")
@@ -46,3 +45,14 @@ def run(args: argparse.Namespace) -> int:
     if not args.quiet:
         print(f"Purged {show.count(deleted, 'message')} from {show.count(len(names), 'known task queue')}.")
     return wire.EXIT_OK
+
+
+def _check(app: Any, names: tuple[str, ...], args: argparse.Namespace) -> None:
+    """Refuse misspelt queues; with -f say so only: a worker that purges may be the first to hear of its queues."""
+    try:
+        check_queues(app, names)
+    except ImproperlyConfigured as exc:
+        if not args.force:
+            raise
+        if not args.quiet:
+            print(f"celeriac: {exc}", file=sys.stderr)

@@ -194,7 +194,7 @@ def _text(path: str) -> str:
 
 def _purge(args: argparse.Namespace, options: WorkerOptions) -> int:
     """Delete what waits, in a process of its own: this one stays small and imports no application."""
-    command = [sys.executable, "-m", "celeriac", "purge", "-f"]
+    command = [sys.executable, "-m", "celeriac", "purge", "-f", "-q"]
     for flag, value in (("-A", options.app), ("-b", args.broker)):
         command += [flag, value] if value else []
     for flag, queues in (("-Q", options.queues), ("-X", options.exclude)):
