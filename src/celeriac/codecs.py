@@ -12,11 +12,7 @@ is read, so it is read and written only where `accept_content` lists it.
 from __future__ import annotations
 
 import base64
-import bz2
-import lzma
 import math
-import pickle
-import zlib
 from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -278,7 +274,15 @@ def _yaml(function: str) -> Any:
 
 
 def dump_pickle(value: Any) -> bytes:
-    return pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+    try:
+        data: bytes = plugins.load("pickle:dumps")(value, protocol=5)
+    except Exception as exc:  # pickling runs user code
+        raise EncodeError(f"cannot be written as pickle: {exc}") from exc
+    return data
+
+
+def load_pickle(data: bytes) -> Any:
+    return plugins.load("pickle:loads")(data)
 
 
 # -- the table ---------------------------------------------------------------------------------------------
@@ -296,23 +300,24 @@ CODECS: Final[dict[str, Codec]] = {
     "json": Codec(dump_json, load_json, "application/json"),
     "msgpack": Codec(dump_msgpack, load_msgpack, "application/x-msgpack"),
     "yaml": Codec(dump_yaml, load_yaml, "application/x-yaml"),
-    "pickle": Codec(dump_pickle, pickle.loads, "application/x-python-serialize"),
+    "pickle": Codec(dump_pickle, load_pickle, "application/x-python-serialize"),
 }
 _BY_CONTENT_TYPE: Final = {codec.content_type: name for name, codec in CODECS.items()}
 
 
 class Compressor(NamedTuple):
-    """One way to make a body smaller."""
+    """One way to make a body smaller: the functions to load when it is first used."""
 
-    squeeze: Callable[[bytes], bytes]
-    expand: Callable[[bytes], bytes]
+    squeeze: str
+    expand: str
+    error: str
 
 
 COMPRESSORS: Final[dict[str, Compressor]] = {
-    "gzip": Compressor(zlib.compress, zlib.decompress),
-    "zlib": Compressor(zlib.compress, zlib.decompress),
-    "bzip2": Compressor(bz2.compress, bz2.decompress),
-    "lzma": Compressor(lzma.compress, lzma.decompress),
+    "gzip": Compressor("zlib:compress", "zlib:decompress", "zlib:error"),
+    "zlib": Compressor("zlib:compress", "zlib:decompress", "zlib:error"),
+    "bzip2": Compressor("bz2:compress", "bz2:decompress", "builtins:OSError"),
+    "lzma": Compressor("lzma:compress", "lzma:decompress", "lzma:LZMAError"),
 }
 
 
@@ -346,14 +351,7 @@ def dump(name: str, value: Any, accept: Collection[str]) -> bytes:
         return codec.dump(value)
     except EncodeError:
         raise
-    except (
-        TypeError,
-        ValueError,
-        OverflowError,
-        RecursionError,
-        AttributeError,
-        pickle.PicklingError,
-    ) as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError, AttributeError) as exc:
         raise EncodeError(f"cannot be written as {name}: {exc}") from exc
 
 
@@ -388,14 +386,16 @@ def _check_accepted(name: str, accept: Collection[str]) -> None:
 
 def compress(name: str, data: bytes) -> bytes:
     """Make bytes smaller. Raises: ImproperlyConfigured when no compressor has that name."""
-    return bytes(_named(name, COMPRESSORS, "compression").squeeze(data))
+    compressor: Compressor = _named(name, COMPRESSORS, "compression")
+    return bytes(plugins.load(compressor.squeeze)(data))
 
 
 def expand(name: str, data: bytes) -> bytes:
     """The reverse of `compress`. Raises: DecodeError."""
-    if name not in COMPRESSORS:
+    compressor = COMPRESSORS.get(name)
+    if compressor is None:
         raise DecodeError(f"compressed with {name!r}, which is unknown here")
     try:
-        return COMPRESSORS[name].expand(data)
-    except (zlib.error, OSError, ValueError, lzma.LZMAError, EOFError) as exc:
+        return bytes(plugins.load(compressor.expand)(data))
+    except (plugins.load(compressor.error), OSError, ValueError, EOFError) as exc:
         raise DecodeError(f"cannot be expanded as {name}: {exc}") from exc

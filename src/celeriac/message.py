@@ -10,14 +10,13 @@ Words only: no broker, no task, no clock but for the time inside new ids.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Collection
 from typing import Any, Final
 
 import msgspec
 
-from celeriac import clock, codecs
+from celeriac import clock, codecs, plugins
 from celeriac.exceptions import DecodeError, EncodeError, MessageTooLarge, UnknownVersion
 
 VERSION: Final = b"\x01"
@@ -115,7 +114,11 @@ def key_of(task_id: str) -> bytes:
             key = b""
         if id_of(key) == task_id:
             return key
-    return hashlib.blake2b(task_id.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    # Loaded when it is needed: most ids are UUIDs, and hashlib brings OpenSSL.
+    digest: bytes = plugins.load("hashlib:blake2b")(
+        task_id.encode("utf-8", "surrogatepass"), digest_size=16
+    ).digest()
+    return digest
 
 
 def wire_id(task_id: str) -> bytes | str:

@@ -8,12 +8,12 @@ server's own clock decides about leases and due times.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
+
+import msgspec
 
 from celeriac import clock, message
 from celeriac.brokers.contract import (
@@ -43,7 +43,7 @@ from celeriac.drivers.redis import (
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable, LeaseLost
 from celeriac.urls import Url
 
-_SCRIPTS: Final[Mapping[str, Script]] = read_scripts(Path(__file__).with_name("redis.lua"))
+_SCRIPTS: Final[Mapping[str, Script]] = read_scripts(f"{os.path.dirname(__file__)}/redis.lua")
 #: Messages in one call of the bulk script: long enough to be fast, short enough not to hold up the server.
 _BULK: Final = 1000
 #: How long an idle consumer waits for its wake-up before it looks by itself (seconds).
@@ -154,7 +154,7 @@ class RedisBroker:
     ) -> int:
         arguments: list[Any] = [owner, max_deliveries, len(casualties)]
         for key, casualty in casualties.items():
-            arguments += (key, _casualty_text(casualty))
+            arguments += (key, msgspec.json.encode(casualty))
         for key, verdict in verdicts.items():
             arguments += (key, verdict)
         return sum(self._run("surrender", queue, *arguments) for queue in queues)
@@ -477,28 +477,27 @@ class RedisConsumer:
                 os.close(self._alarm_out)
 
 
-def _casualty_text(casualty: Casualty) -> str:
-    fields = {
-        "cause": casualty.cause,
-        "at": casualty.at,
-        "worker": casualty.worker,
-        "memory": casualty.memory,
-    }
-    return json.dumps({name: value for name, value in fields.items() if value is not None})
+class _Header(msgspec.Struct):
+    """What the bury script writes of a dead letter."""
+
+    reason: str
+    detail: str
+    at: float
+
+
+_read_header: Final = msgspec.json.Decoder(_Header).decode
+_read_casualties: Final = msgspec.json.Decoder(list[Casualty]).decode
 
 
 def _dead_letter(queue: str, key: bytes, value: bytes) -> DeadLetter:
-    header, casualties, data = value[1:].split(b"\n", 2)
-    fields = json.loads(header.decode(errors="replace"))
+    first, casualties, data = value[1:].split(b"\n", 2)
+    header = _read_header(first.decode(errors="replace"))
     return DeadLetter(
         queue=queue,
         key=bytes(key),
         data=data,
-        reason=fields["reason"],
-        detail=fields["detail"],
-        died_at=fields["at"],
-        casualties=[
-            Casualty(one["cause"], one["at"], one.get("worker", ""), one.get("memory"))
-            for one in json.loads(casualties.decode(errors="replace"))
-        ],
+        reason=header.reason,
+        detail=header.detail,
+        died_at=header.at,
+        casualties=_read_casualties(casualties.decode(errors="replace")),
     )

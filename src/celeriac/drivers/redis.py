@@ -10,20 +10,17 @@ Errors leave this module as ours, by `translate`: nothing above knows hiredis or
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import select
 import socket
-import ssl
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from celeriac import clock
+from celeriac import clock, plugins
 from celeriac.exceptions import (
     BackendError,
     BrokerRefused,
@@ -32,6 +29,9 @@ from celeriac.exceptions import (
     ResultStoreUnavailable,
 )
 from celeriac.urls import Url
+
+if TYPE_CHECKING:
+    import ssl
 
 Reply = Any
 Command = tuple[Any, ...]
@@ -140,11 +140,14 @@ def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
     """The TLS context of `rediss://` and of `ssl_*` options, which bear redis-py's names."""
     if url.scheme != "rediss" and not query.get("ssl"):
         return None
-    context = ssl.create_default_context(cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"))
+    # Loaded when it is needed: OpenSSL costs a process that does not use it some 2 MB.
+    context: ssl.SSLContext = plugins.load("ssl:create_default_context")(
+        cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path")
+    )
     checks = str(query.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
     if checks == "none":
         context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
+        context.verify_mode = plugins.load("ssl:CERT_NONE")
     elif str(query.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
         context.check_hostname = False
     if query.get("ssl_certfile"):
@@ -233,12 +236,14 @@ class Connection:
 
     def script(self, script: Script, *arguments: Any) -> Reply:
         """Run a script, whose first argument is its key. Loads it where the server does not have it."""
-        try:
-            return self.call("EVALSHA", script.sha, 1, *arguments)
-        except ServerError as exc:
-            if exc.code != "NOSCRIPT":
-                raise
-        return self.call("EVAL", script.source, 1, *arguments)
+        if script.sha is not None:
+            try:
+                return self.call("EVALSHA", script.sha, 1, *arguments)
+            except ServerError as exc:
+                if exc.code != "NOSCRIPT":
+                    raise
+        script.sha = self.call("SCRIPT", "LOAD", script.source)
+        return self.call("EVALSHA", script.sha, 1, *arguments)
 
     def _read(self) -> Reply:
         gets = self._reader.gets
@@ -299,16 +304,17 @@ _NOTHING: Final = object()
 
 
 class Script:
-    """A server-side script: its source and the name under which the server keeps it (its SHA-1)."""
+    """A server-side script: its source and the name that servers keep it under (None until one was asked)."""
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self.sha = hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
+        self.sha: bytes | None = None
 
 
-def read_scripts(path: Path) -> dict[str, Script]:
-    """The scripts of a Lua file by name: sections that begin with `--[[ script NAME`, each behind the common part."""
-    common, *sections = path.read_text(encoding="utf-8").split("--[[ script ")
+def read_scripts(path: str) -> dict[str, Script]:
+    """The scripts of a Lua file: sections that begin with `--[[ script NAME`, each behind the common part."""
+    with open(path, encoding="utf-8") as file:
+        common, *sections = file.read().split("--[[ script ")
     return {
         section.split(maxsplit=1)[0].rstrip(":"): Script(f"{common}--[[ {section}") for section in sections
     }
