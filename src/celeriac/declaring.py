@@ -6,10 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import Any, cast
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
 
 from celeriac import context, task_options
 from celeriac.task import FROM_SETTINGS, Task
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def gen_name(name: str, module: str, main: str | None) -> str:
@@ -39,8 +42,8 @@ def declare(
     task.__dict__["run"] = MethodType(function, task) if bind else function
     task.__dict__["__wrapped__"] = function
     for attribute in ("__module__", "__name__", "__qualname__", "__doc__"):
-        if hasattr(function, attribute):
-            task.__dict__[attribute] = getattr(function, attribute)
+        if (own := getattr(function, attribute, None)) is not None:
+            task.__dict__[attribute] = own
     for option, value in checked.items():
         if value is None and option in FROM_SETTINGS:
             continue
@@ -117,6 +120,20 @@ def annotate(task: Task[..., Any], annotations: Any) -> None:
             setattr(task, option, MethodType(value, task) if is_method else value)
 
 
+@overload
+def shared_task(function: Callable[P, R], /) -> Task[P, R]: ...
+@overload
+def shared_task(
+    *, bind: Literal[True], name: str | None = ..., base: type[Task[..., Any]] | None = ..., **options: Any
+) -> Callable[[Callable[Concatenate[Any, P], R]], Task[P, R]]: ...
+@overload
+def shared_task(
+    *,
+    bind: Literal[False] = ...,
+    name: str | None = ...,
+    base: type[Task[..., Any]] | None = ...,
+    **options: Any,
+) -> Callable[[Callable[P, R]], Task[P, R]]: ...
 def shared_task(*args: Any, **options: Any) -> Any:
     """Make a task of a function, for every application there is and will be: for libraries and Django apps."""
     if len(args) == 1 and callable(args[0]):

@@ -109,7 +109,7 @@ def _rule(rule: Any) -> _Rule:
 
 def _table(rows: list[tuple[Any, Any]]) -> _Rule:
     """A rule that looks names up: an exact one first, then patterns in their order."""
-    if not all(isinstance(row, tuple | list) and len(row) == 2 for row in rows):
+    if not all(len(row) == 2 for row in rows):
         raise ImproperlyConfigured(
             f"'task_routes' holds {rows!r}, which should be pairs of a name and a queue"
         )

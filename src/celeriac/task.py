@@ -198,7 +198,7 @@ class Task(Generic[P, R]):
     def apply_async(
         self,
         args: Any = None,
-        kwargs: Any = None,
+        kwargs: dict[str, Any] | None = None,
         task_id: str | None = None,
         producer: Any = None,
         link: Any = None,
@@ -218,6 +218,10 @@ class Task(Generic[P, R]):
         if road is None or road.version != road.conf.version:
             road = self._road = _Road(self)
         args, kwargs = args or (), kwargs or {}
+        if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
+            raise TypeError(
+                "the arguments of a task are a list or tuple, and a dict: apply_async((1, 2), {'x': 3})"
+            )
         if self._stub is not None and self.typing:
             self._stub(*args, **kwargs)
         if (

@@ -39,7 +39,7 @@ def test_settings_may_be_given_by_name() -> None:
 )
 def test_a_wrong_argument_is_an_error(name: str, near: str) -> None:
     with pytest.raises(UnknownOption, match=f"Did you mean '{near}'"):
-        Celeriac("x", **{name: "memory://"})
+        Celeriac("x", **{name: "memory://"})  # type: ignore[arg-type]
 
 
 def test_arguments_of_celery_without_effect_are_accepted_with_a_warning() -> None:

@@ -52,7 +52,8 @@ def test_an_application_is_found(project: tuple[Path, str], file: str, attribute
 def test_a_factory_is_called(project: tuple[Path, str]) -> None:
     package, name = project
     (package / "__init__.py").write_text(
-        "from celeriac import Celeriac\ndef make():\n    return Celeriac('made', broker='memory://', set_as_current=False)\n"
+        "from celeriac import Celeriac\ndef make():\n"
+        "    return Celeriac('made', broker='memory://', set_as_current=False)\n"
     )
     assert find_app(f"{name}:make").main == "made"
 

@@ -132,6 +132,17 @@ def test_an_event_tells_what_was_sent_to_those_who_listen(app: Celeriac) -> None
     ]
 
 
+def test_a_broker_that_is_not_there_is_an_error_in_time() -> None:
+    with Celeriac(
+        "x", broker="redis://127.0.0.1:1/0", broker_publish_timeout=0.5, set_as_current=False
+    ) as app:
+        for _ in range(3):
+            started = time.monotonic()
+            with pytest.raises(BrokerUnavailable):
+                app.send_task("x")
+            assert time.monotonic() - started < 0.8
+
+
 def test_many_keys_are_distinct_and_in_order() -> None:
     keys = new_keys(10_000)
     assert len(set(keys)) == 10_000

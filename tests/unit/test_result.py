@@ -113,7 +113,7 @@ def test_waiting_inside_a_task_is_refused(app: Celeriac) -> None:
     result = app.AsyncResult("a")
     call = app.producer.call("x", (), {}, {})
     with running(object(), Request(call.message, Delivery("q", b"", "o", 1))):
-        with pytest.raises(RuntimeError, match="Never call result.get"):
+        with pytest.raises(RuntimeError, match=r"Never call result\.get"):
             result.get()
         assert result.get(disable_sync_subtasks=False) == 1
         with allow_join_result():

@@ -56,7 +56,7 @@ def test_everything_of_an_extended_record_comes_back() -> None:
 
 
 def test_a_result_that_does_not_travel_is_an_error() -> None:
-    with pytest.raises(EncodeError, match="builtins.object"):
+    with pytest.raises(EncodeError, match=r"builtins\.object"):
         stored.encode(Stored(states.SUCCESS, object()))
 
 

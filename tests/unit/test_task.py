@@ -86,7 +86,7 @@ def test_a_name_is_the_module_and_the_function(app: Celeriac) -> None:
 )
 def test_a_wrong_task_option_is_an_error(app: Celeriac, options: dict[str, Any], text: str) -> None:
     with pytest.raises(ImproperlyConfigured, match=text):
-        app.task(**options)(lambda: None)
+        app.task(**options)(lambda: None)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize(
@@ -137,6 +137,15 @@ def test_arguments_that_do_not_fit_are_refused_at_the_call(
     with pytest.raises(TypeError, match=text):
         add.apply_async(args, kwargs)
     assert sent(app) == []
+
+
+@pytest.mark.parametrize("args", [5, "ab", {"x": 1}])
+def test_arguments_are_a_list_or_tuple(app: Celeriac, args: Any) -> None:
+    @app.task(typing=False)
+    def one(*args: Any) -> None: ...
+
+    with pytest.raises(TypeError, match="a list or tuple"):
+        one.apply_async(args)
 
 
 def test_the_check_can_be_turned_off(app: Celeriac) -> None:
