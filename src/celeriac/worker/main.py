@@ -10,7 +10,7 @@ import signal
 import threading
 from typing import Any
 
-from celeriac import plugins, pools, wire
+from celeriac import plugins, pools, task_logs, wire
 from celeriac.brokers.contract import Consumer
 from celeriac.pools.contract import Pool
 from celeriac.wire import Channel, ChildBoard, ChildReady, Fork, Owner, Retiring, Stopped, WorkerOptions
@@ -27,6 +27,7 @@ from celeriac.worker.template import hostname_of, queues_of
 def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, board: ChildBoard) -> int:
     """Be a worker child until told to stop. Returns the exit code."""
     conf = app.conf
+    task_logs.start(options, conf, f"ForkPoolWorker-{fork.number}")
     for task in app.tasks.values():
         task.fix()
     hostname = hostname_of(options)
@@ -59,7 +60,7 @@ def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, bo
             overran=lambda request, limit: executor.overran(request, limit, bench),
         )
     steward = Steward(channel, board, task_consumer, bench.settler, bench.thread_limits, begun.set)
-    _handle_signals(task_consumer, begun, bench.signal_limits)
+    _handle_signals(task_consumer, channel, begun, bench.signal_limits)
     steward.start()
     channel.send(ChildReady(bench.pid))
     if fork.standby:
@@ -83,11 +84,15 @@ def _bench(app: Any, hostname: str, consumer: Consumer, slots: int, board: Child
 
 
 def _handle_signals(
-    consumer: TaskConsumer, begun: threading.Event, signal_limits: SignalLimits | None
+    consumer: TaskConsumer,
+    channel: Channel,
+    begun: threading.Event,
+    signal_limits: SignalLimits | None,
 ) -> None:
     """SIGTERM drains this child alone. SIGINT is the supervisor's: a terminal sends it to the whole group."""
 
     def drain(number: int, frame: Any) -> None:
+        channel.send(Retiring("SIGTERM"))
         consumer.stop()
         begun.set()
 
