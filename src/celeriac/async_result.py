@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from celeriac import clock, context, message, plugins, states
 from celeriac.context import Results
 from celeriac.exceptions import ResultNotStored
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
-from celeriac.waiting import UNKNOWN, Wait, arrivals, assert_will_not_block, raise_failure, read
+from celeriac.waiting import UNKNOWN, Wait, WaitOptions, arrivals, raise_failure, read
 
 
 class AsyncResult:
@@ -68,13 +68,7 @@ class AsyncResult:
         timeout: float | None = None,
         propagate: bool = True,
         interval: float = 0.5,
-        no_ack: bool = True,
-        follow_parents: bool = True,
-        callback: Callable[[str, Any], Any] | None = None,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-        disable_sync_subtasks: bool = True,
-        **_: Any,
+        **options: Unpack[WaitOptions],
     ) -> Any:
         """The return value, as soon as it is there; the task's exception is raised, its traceback as the cause.
 
@@ -84,18 +78,15 @@ class AsyncResult:
             ResultStoreUnavailable: the result store is away.
             RuntimeError: called inside a task, with `disable_sync_subtasks`.
         """
-        if disable_sync_subtasks:
-            assert_will_not_block()
+        wait = Wait(interval, options)
         record = self.final
         if record is None:
             self.refuse_if_ignored()
-            record = self._wait(
-                timeout, follow_parents and propagate, Wait(interval, on_message, on_interval)
-            )
+            record = self._wait(timeout, wait.follow_parents and propagate, wait)
         if propagate:
             raise_failure(record)
-        if callback is not None:
-            callback(self.id, record.result)
+        if wait.callback is not None:
+            wait.callback(self.id, record.result)
         return record.result
 
     wait = get

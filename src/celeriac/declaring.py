@@ -47,10 +47,14 @@ def declare(
     for option, value in checked.items():
         if value is None and option in FROM_SETTINGS:
             continue
-        # A function in the place of a method is one: `@app.task(on_failure=tell_somebody)`.
-        is_method = callable(value) and not isinstance(value, type) and option not in task_options.KINDS
-        setattr(task, option, MethodType(value, task) if is_method else value)
+        setattr(task, option, _attribute(task, option, value))
     return task
+
+
+def _attribute(task: Task[..., Any], option: str, value: Any) -> Any:
+    """A function in the place of a method is one: `@app.task(on_failure=tell_somebody)`."""
+    is_method = callable(value) and not isinstance(value, type) and option not in task_options.KINDS
+    return MethodType(value, task) if is_method else value
 
 
 class SharedTask:
@@ -116,8 +120,7 @@ def annotate(task: Task[..., Any], annotations: Any) -> None:
         else:
             found = {**(rule.get("*") or {}), **(rule.get(task.name) or {})}
         for option, value in task_options.check(found, type(task), task.name).items():
-            is_method = callable(value) and not isinstance(value, type) and option not in task_options.KINDS
-            setattr(task, option, MethodType(value, task) if is_method else value)
+            setattr(task, option, _attribute(task, option, value))
 
 
 @overload

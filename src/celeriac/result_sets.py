@@ -5,8 +5,8 @@ One look at the store, or one watch, serves all members.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, Unpack
 
 from celeriac import context, message, states, stored
 from celeriac.async_result import AsyncResult, EagerResult
@@ -14,7 +14,7 @@ from celeriac.brokers.contract import Record
 from celeriac.context import Results
 from celeriac.exceptions import ResultNotStored
 from celeriac.stored import Stored
-from celeriac.waiting import Wait, arrivals, assert_will_not_block, meta_of, raise_failure, read
+from celeriac.waiting import Wait, WaitOptions, arrivals, meta_of, raise_failure, read
 
 
 class ResultSet:
@@ -80,26 +80,21 @@ class ResultSet:
         timeout: float | None = None,
         propagate: bool = True,
         interval: float = 0.5,
-        callback: Callable[[str, Any], Any] | None = None,
-        no_ack: bool = True,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        disable_sync_subtasks: bool = True,
-        on_interval: Callable[[], Any] | None = None,
+        **options: Unpack[WaitOptions],
     ) -> list[Any]:
         """The return values in order, once all are there; `propagate` raises the first exception that comes.
 
         Raises: as `AsyncResult.get`.
         """
-        if disable_sync_subtasks:
-            assert_will_not_block()
-        for _, record in self._arrivals(timeout, Wait(interval, on_message, on_interval)):
+        wait = Wait(interval, options)
+        for _, record in self._arrivals(timeout, wait):
             if propagate:
                 raise_failure(record)
         values: list[Any] = []
         for result in self.results:
             value = result.get(propagate=propagate, disable_sync_subtasks=False)
-            if callback is not None:
-                callback(result.id, value)
+            if wait.callback is not None:
+                wait.callback(result.id, value)
             else:
                 values.append(value)
         return values
@@ -108,15 +103,10 @@ class ResultSet:
     join_native = get
 
     def iter_native(
-        self,
-        timeout: float | None = None,
-        interval: float = 0.5,
-        no_ack: bool = True,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
+        self, timeout: float | None = None, interval: float = 0.5, **options: Unpack[WaitOptions]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Ids and records as they come."""
-        for leaf, record in self._arrivals(timeout, Wait(interval, on_message, on_interval)):
+        for leaf, record in self._arrivals(timeout, Wait(interval, options)):
             yield leaf.id, meta_of(leaf.key, record) | {"task_id": leaf.id}
 
     def _arrivals(self, timeout: float | None, wait: Wait) -> Iterator[tuple[AsyncResult, Stored]]:

@@ -198,7 +198,7 @@ class Task(Generic[P, R]):
     def apply_async(
         self,
         args: Any = None,
-        kwargs: dict[str, Any] | None = None,
+        kwargs: Any = None,
         task_id: str | None = None,
         producer: Any = None,
         link: Any = None,
@@ -218,7 +218,7 @@ class Task(Generic[P, R]):
         if road is None or road.version != road.conf.version:
             road = self._road = _Road(self)
         args, kwargs = args or (), kwargs or {}
-        if not isinstance(args, list | tuple) or not isinstance(kwargs, Mapping):
+        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
             raise TypeError(
                 "the arguments of a task are a list or tuple, and a dict: apply_async((1, 2), {'x': 3})"
             )
@@ -282,24 +282,15 @@ class Task(Generic[P, R]):
         return None
 
     def apply(
-        self,
-        args: Any = None,
-        kwargs: Any = None,
-        link: Any = None,
-        link_error: Any = None,
-        task_id: str | None = None,
-        retries: int | None = None,
-        throw: bool | None = None,
-        logfile: Any = None,
-        loglevel: Any = None,
-        headers: Mapping[str, Any] | None = None,
-        **options: Any,
+        self, args: Any = None, kwargs: Any = None, throw: bool | None = None, **options: Any
     ) -> EagerResult:
-        """Run the task here and now, as a worker would; retries follow at once.
+        """Run the task here and now, as a worker would; retries follow at once. Options as of `apply_async`.
 
-        The arguments go through the serializer, so that what would not travel fails here too.
+        The arguments go through the serializer, so that what would not travel fails here too. With `throw` (None:
+        `task_eager_propagates`) the task's exception is raised.
         """
-        options.update(link=link, link_error=link_error, task_id=task_id, retries=retries, headers=headers)
+        for name in ("logfile", "loglevel", "add_to_parent"):
+            options.pop(name, None)
         call = self.call_for(args or (), kwargs or {}, options)
         return cast("EagerResult", self.app.run_eagerly(self, call, throw))
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
-from celeriac import clock, context, message, states, stored
+from celeriac import clock, context, message, plugins, states, stored
 from celeriac.context import JOINS_ALLOWED, Results
 from celeriac.exceptions import TimeoutError
 from celeriac.results.contract import ResultStore
@@ -61,20 +61,34 @@ def assert_will_not_block() -> None:
         )
 
 
+class WaitOptions(TypedDict, total=False):
+    """What `get` accepts beside `timeout`, `propagate` and `interval`."""
+
+    callback: Callable[[str, Any], Any] | None
+    on_message: Callable[[dict[str, Any]], Any] | None
+    on_interval: Callable[[], Any] | None
+    disable_sync_subtasks: bool
+    follow_parents: bool
+    no_ack: bool
+
+
 class Wait:
-    """What a caller wants to be told while it waits."""
+    """How a caller waits, and what it wants to be told meanwhile. Raises: TypeError: an option is unknown."""
 
-    __slots__ = ("interval", "on_interval", "on_message")
+    __slots__ = ("callback", "follow_parents", "interval", "on_interval", "on_message")
 
-    def __init__(
-        self,
-        interval: float = 0.5,
-        on_message: Callable[[dict[str, Any]], Any] | None = None,
-        on_interval: Callable[[], Any] | None = None,
-    ) -> None:
+    def __init__(self, interval: float = 0.5, options: WaitOptions | None = None) -> None:
+        given = WaitOptions() if options is None else options
+        for name in given.keys() - WaitOptions.__annotations__.keys():
+            near = plugins.nearest(name, WaitOptions.__annotations__)
+            raise TypeError(f"get() got an unexpected keyword argument {name!r}.{near}")
+        if given.get("disable_sync_subtasks", True):
+            assert_will_not_block()
         self.interval = interval
-        self.on_message = on_message
-        self.on_interval = on_interval
+        self.callback = given.get("callback")
+        self.on_message = given.get("on_message")
+        self.on_interval = given.get("on_interval")
+        self.follow_parents = given.get("follow_parents", True)
 
 
 def arrivals(app: Results, store: ResultStore, keys: Sequence[bytes], timeout: float | None, wait: Wait

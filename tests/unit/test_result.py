@@ -120,6 +120,11 @@ def test_waiting_inside_a_task_is_refused(app: Celeriac) -> None:
             assert result.get() == 1
 
 
+def test_a_misspelt_option_of_get_is_an_error(app: Celeriac) -> None:
+    with pytest.raises(TypeError, match="Did you mean 'on_interval'"):
+        app.AsyncResult("a").get(on_intervall=print)  # type: ignore[call-arg]
+
+
 def test_forgetting_deletes(app: Celeriac) -> None:
     succeed(app, "a", 1)
     result = app.AsyncResult("a")

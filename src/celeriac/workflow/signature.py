@@ -35,8 +35,6 @@ class Signature(dict[str, Any]):
         args: Any = None,
         kwargs: Mapping[str, Any] | None = None,
         options: Mapping[str, Any] | None = None,
-        type: Any = None,
-        subtask_type: str | None = None,
         immutable: bool = False,
         app: Sender | None = None,
         **extra: Any,
@@ -55,8 +53,8 @@ class Signature(dict[str, Any]):
             task=name,
             args=tuple(args or ()),
             kwargs=dict(kwargs) if kwargs else {},
+            subtask_type=extra.pop("subtask_type", None),
             options={**(options or {}), **extra},
-            subtask_type=subtask_type,
             immutable=immutable,
         )
 
