@@ -218,7 +218,8 @@ class Task(Generic[P, R]):
         if road is None or road.version != road.conf.version:
             road = self._road = _Road(self)
         args, kwargs = args or (), kwargs or {}
-        if not isinstance(args, list | tuple) or not isinstance(kwargs, dict):
+        is_call = isinstance(args, list | tuple) and isinstance(kwargs, dict)
+        if not is_call:
             raise TypeError(
                 "the arguments of a task are a list or tuple, and a dict: apply_async((1, 2), {'x': 3})"
             )
