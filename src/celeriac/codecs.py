@@ -257,7 +257,8 @@ def load_json(data: bytes) -> Any:
 
 def dump_yaml(value: Any) -> bytes:
     plain = _lower(value, _tag, "", text_only=True)
-    return bytes(_yaml("safe_dump")(plain, allow_unicode=True, encoding="utf-8"))
+    # Not allow_unicode: PyYAML writes \x85 and \u2028 bare then, and reads them as line breaks.
+    return bytes(_yaml("safe_dump")(plain, encoding="utf-8"))
 
 
 def load_yaml(data: bytes) -> Any:

@@ -353,9 +353,9 @@ def test_a_key_tells_when_it_was_made() -> None:
     assert before - 0.002 <= made_at <= clock.now()
 
 
-@pytest.mark.parametrize("key", [b"", b"short", uuid.uuid4().bytes, bytes(16), new_key() + b"x"])
-def test_other_keys_do_not_tell_when_they_were_made(key: bytes) -> None:
-    assert message.created_at(key) is None
+def test_other_keys_do_not_tell_when_they_were_made() -> None:
+    for key in (b"", b"short", uuid.uuid4().bytes, bytes(16), new_key() + b"x"):
+        assert message.created_at(key) is None
 
 
 # -- values ------------------------------------------------------------------------------------------------
