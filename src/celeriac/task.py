@@ -218,8 +218,7 @@ class Task(Generic[P, R]):
         if road is None or road.version != road.conf.version:
             road = self._road = _Road(self)
         args, kwargs = args or (), kwargs or {}
-        is_call = isinstance(args, list | tuple) and isinstance(kwargs, dict)
-        if not is_call:
+        if not (issubclass(type(args), list | tuple) and issubclass(type(kwargs), dict)):
             raise TypeError(
                 "the arguments of a task are a list or tuple, and a dict: apply_async((1, 2), {'x': 3})"
             )

@@ -203,7 +203,8 @@ def test_importing_celeriac_is_cheap() -> None:
     import subprocess
 
     code = (
-        "import sys; before = set(sys.modules); from celeriac import Celeriac, Task, group; new = set(sys.modules) - before;"
+        "import sys; before = set(sys.modules); from celeriac import Celeriac, Task, group;"
+        "new = set(sys.modules) - before;"
         "banned = {'asyncio', 'multiprocessing', 'concurrent.futures', 'sqlite3', 'http', 'importlib.metadata',"
         " 'argparse'}; print(len(new), sorted(banned & new))"
     )
