@@ -1,23 +1,27 @@
-"""Celeriac: a distributed task queue. Users of Celery know its names: `from celeriac import Celery`."""
+"""Celeriac: a distributed task queue. Users of Celery know its names: `from celeriac import Celery`.
+
+The names are loaded when they are first asked for. The supervisor of a worker, which runs no user code and has a
+budget of a few megabytes, passes through this module and asks for none of them
+(docs/design/0004-public-names-on-demand.md).
+"""
 
 from __future__ import annotations
 
-from celeriac.app import Celeriac, Celery
-from celeriac.compat import current_app, current_task
-from celeriac.declaring import shared_task
-from celeriac.message import id_of, new_key
-from celeriac.task import Task
-from celeriac.workflow.chain import chain
-from celeriac.workflow.group import group
-from celeriac.workflow.signature import Signature, maybe_signature, signature
+from typing import TYPE_CHECKING, Any, Final
+
+from celeriac import plugins
+
+if TYPE_CHECKING:
+    from celeriac.app import Celeriac, Celery
+    from celeriac.compat import current_app, current_task
+    from celeriac.declaring import shared_task
+    from celeriac.message import new_id as uuid
+    from celeriac.task import Task
+    from celeriac.workflow.chain import chain
+    from celeriac.workflow.group import group
+    from celeriac.workflow.signature import Signature, maybe_signature, signature
 
 __version__ = "0.1.0"
-
-
-def uuid() -> str:
-    """A fresh task id."""
-    return id_of(new_key())
-
 
 __all__ = [
     "Celeriac",
@@ -34,3 +38,31 @@ __all__ = [
     "signature",
     "uuid",
 ]
+
+#: Public name -> where it lives. `tests/shape` checks that this table, `__all__` and the imports above agree.
+_NAMES: Final = {
+    "Celeriac": "celeriac.app:Celeriac",
+    "Celery": "celeriac.app:Celery",
+    "Signature": "celeriac.workflow.signature:Signature",
+    "Task": "celeriac.task:Task",
+    "chain": "celeriac.workflow.chain:chain",
+    "current_app": "celeriac.compat:current_app",
+    "current_task": "celeriac.compat:current_task",
+    "group": "celeriac.workflow.group:group",
+    "maybe_signature": "celeriac.workflow.signature:maybe_signature",
+    "shared_task": "celeriac.declaring:shared_task",
+    "signature": "celeriac.workflow.signature:signature",
+    "uuid": "celeriac.message:new_id",
+}
+
+
+def __getattr__(name: str) -> Any:
+    path = _NAMES.get(name)
+    if path is None:
+        raise AttributeError(f"module 'celeriac' has no attribute {name!r}.{plugins.nearest(name, __all__)}")
+    value = globals()[name] = plugins.load(path)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -7,7 +7,7 @@ for leases and schedules, so that a worker with a wrong clock cannot take what i
 
 from __future__ import annotations
 
-import random
+import os
 import time
 from datetime import UTC, datetime, timedelta
 
@@ -40,6 +40,11 @@ def moment(stamp: float) -> datetime:
     return datetime.fromtimestamp(stamp, UTC)
 
 
+def chance() -> float:
+    """A number between 0 and 1, by the system's source: it is not repeated after a fork, nor seeded by user code."""
+    return int.from_bytes(os.urandom(7), "big") / (1 << 56)
+
+
 def backoff(attempt: int, factor: float, maximum: float, *, jitter: bool = False) -> float:
     """Seconds to wait before attempt number `attempt` (0 is the first retry): exponential, capped.
 
@@ -48,4 +53,4 @@ def backoff(attempt: int, factor: float, maximum: float, *, jitter: bool = False
     https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
     """
     bound = min(maximum, factor * 2.0 ** min(attempt, 62))
-    return random.uniform(0.0, bound) if jitter else bound
+    return bound * chance() if jitter else bound

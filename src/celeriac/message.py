@@ -99,6 +99,11 @@ def new_key() -> bytes:
     return stamp + noise
 
 
+def new_id() -> str:
+    """A fresh task id."""
+    return id_of(new_key())
+
+
 def id_of(key: bytes) -> str:
     """The task id of a key: its text as a UUID."""
     text = key.hex()

@@ -7,7 +7,6 @@ decides how an import error is told.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -34,6 +33,8 @@ def load(path: str) -> Any:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """` Did you mean 'x'?` for the known name that is nearest to a misspelt one, else an empty string."""
+    import difflib  # only who misspells something pays for it
+
     found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {found[0]!r}?" if found else ""
 

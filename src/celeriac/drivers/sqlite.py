@@ -11,7 +11,6 @@ to hold what it does not. So the parent closes before each fork, and both sides 
 from __future__ import annotations
 
 import os
-import random
 import sqlite3
 import threading
 import weakref
@@ -338,7 +337,7 @@ def _patiently(attempt: Callable[[], T], deadline: float) -> T:
         except sqlite3.OperationalError as exc:
             if primary_code(exc) not in _BUSY or clock.monotonic() >= deadline:
                 raise
-        clock.sleep(random.uniform(0, pause))
+        clock.sleep(pause * clock.chance())
         pause = min(LONGEST_RETRY, pause * 1.5)
 
 

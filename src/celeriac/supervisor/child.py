@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import signal
 
-from celeriac import wire
+from celeriac import clock, wire
 from celeriac.supervisor import plan
 from celeriac.supervisor.plan import State, Why
 from celeriac.wire import Channel, ChildBoard, RunSnapshot
@@ -59,7 +58,7 @@ class Child:
     def grow_old(self, max_age: float | None, variance: float) -> None:
         """Draw the age at which it is replaced, so that children started together do not go together."""
         if max_age is not None:
-            self.due_at = self.started_at + max_age + random.uniform(0.0, variance)
+            self.due_at = self.started_at + max_age + variance * clock.chance()
 
     def handed_over(self) -> None:
         """The template has its own copies of the descriptors, or is dead."""
