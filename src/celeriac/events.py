@@ -201,6 +201,8 @@ class Bus:
 
     def __init__(self) -> None:
         self._listeners: dict[type[Event], tuple[Listener, ...]] = {}
+        #: `wanted(Class)`: whether anybody listens to this class.
+        self.wanted: Callable[[type[Event]], bool] = self._listeners.__contains__
 
     def listen(self, kind: type[Event], listener: Listener) -> None:
         """Call `listener` with every event of exactly this class from now on."""
@@ -213,10 +215,6 @@ class Bus:
             self._listeners[kind] = rest
         else:
             self._listeners.pop(kind, None)
-
-    def wanted(self, kind: type[Event]) -> bool:
-        """Whether anybody listens to this class."""
-        return kind in self._listeners
 
     def emit(self, event: Event) -> None:
         """Tell the listeners of the event's class."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celeriac import cli, plugins, wire
+from celeriac import cli, plugins, pools, wire
 from celeriac.cli import dead, parsing, show, worker
 from celeriac.exceptions import ImproperlyConfigured, UnknownOption
 from celeriac.wire import WorkerOptions
@@ -191,9 +191,9 @@ def test_names_are_made_as_by_celery(given, name):
 
 def test_auto_concurrency_keeps_to_the_quota(tmp_path):
     (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert worker.usable_cpus(str(tmp_path)) == min(2, worker.usable_cpus("/nowhere"))
+    assert pools.usable_cpus(str(tmp_path)) == min(2, pools.usable_cpus("/nowhere"))
     (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert worker.usable_cpus(str(tmp_path)) == worker.usable_cpus("/nowhere")
+    assert pools.usable_cpus(str(tmp_path)) == pools.usable_cpus("/nowhere")
     assert options("worker", "-c", "auto").concurrency >= 1
 
 

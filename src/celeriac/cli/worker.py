@@ -168,28 +168,10 @@ def node_name(hostname: str) -> str:
 
 def _concurrency(text: str) -> int:
     if text == "auto":
-        return usable_cpus()
+        return pools.usable_cpus()
     row = SETTINGS["worker_concurrency"]
     number: int = row.read(text, f"command line flag {row.flag}")
     return number
-
-
-def usable_cpus(cgroup: str = "/sys/fs/cgroup") -> int:
-    """How many CPUs this process may use: by affinity, and by the quota of its control group."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):
-            words = _text(f"{cgroup}/{quota_file}").split()
-            quota = int(words[0])
-            period = int(_text(f"{cgroup}/{period_file}") if period_file else words[1])
-            if quota > 0 and period > 0:
-                count = min(count, max(1, -(-quota // period)))
-    return count
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()
 
 
 def _purge(args: argparse.Namespace, options: WorkerOptions) -> int:
@@ -231,7 +213,8 @@ def _claim(path: str) -> None:
 
 def _forget_the_dead(path: str) -> None:
     try:
-        pid = int(_text(path))
+        with open(path, encoding="ascii") as file:
+            pid = int(file.read())
         os.kill(pid, 0)
     except (ProcessLookupError, ValueError):
         os.unlink(path)

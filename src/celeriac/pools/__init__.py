@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
@@ -47,3 +49,21 @@ def shape(name: str, concurrency: int) -> tuple[int, int]:
     processes = concurrency if row.processes == "concurrency" else row.processes
     slots = concurrency if row.slots == "concurrency" else row.slots
     return processes, slots
+
+
+def usable_cpus(cgroup: str = "/sys/fs/cgroup") -> int:
+    """How many CPUs this process may use: by affinity, and by the quota of its control group."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
+        with contextlib.suppress(OSError, ValueError):
+            words = _text(f"{cgroup}/{quota_file}").split()
+            quota = int(words[0])
+            period = int(_text(f"{cgroup}/{period_file}") if period_file else words[1])
+            if quota > 0 and period > 0:
+                count = min(count, max(1, -(-quota // period)))
+    return count
+
+
+def _text(path: str) -> str:
+    with open(path, encoding="ascii") as file:
+        return file.read()

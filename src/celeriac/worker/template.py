@@ -142,7 +142,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
     """
     conf = app.conf
     pool = options.pool or conf.worker_pool
-    concurrency = options.concurrency or conf.worker_concurrency or _cpus()
+    concurrency = options.concurrency or conf.worker_concurrency or pools.usable_cpus()
     processes, slots = pools.shape(pool, concurrency)
     hostname = hostname_of(options)
     return wire.Ready(
@@ -197,9 +197,3 @@ def queues_of(conf: Any, options: WorkerOptions, hostname: str) -> tuple[str, ..
 def _queue_name(queue: Any) -> str:
     """The name of a queue that is declared as a text or as an object that has one."""
     return str(getattr(queue, "name", queue))
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
