@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import hiredis
+
 from tally import Tally
 
 HERE = Path(__file__).parent

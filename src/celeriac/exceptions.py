@@ -219,7 +219,7 @@ class InvalidTaskError(TaskError):
     """The message does not describe a task call."""
 
 
-class TimeoutError(TaskError, builtins.TimeoutError):  # noqa: A001 - Celery's name
+class TimeoutError(TaskError, builtins.TimeoutError):
     """The result did not come within the time that the caller gave."""
 
 
@@ -228,8 +228,8 @@ class MaxRetriesExceededError(TaskError):
 
     def __init__(self, *args: Any, task_args: Any = (), task_kwargs: Any = None) -> None:
         super().__init__(*args)
-        self.task_args = task_args
-        self.task_kwargs = task_kwargs or {}
+        self.task_args: Any = task_args
+        self.task_kwargs: Any = task_kwargs or {}
 
 
 class TaskRevokedError(TaskError):

@@ -39,7 +39,7 @@ def _run_beside(coroutine: Coroutine[Any, Any, Any], context: contextvars.Contex
         try:
             with asyncio.Runner() as runner:
                 ended.append((True, runner.run(coroutine, context=context)))
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - carried to the thread that waits, and raised there
             ended.append((False, exc))
 
     thread = threading.Thread(target=work, name="celeriac-coroutine")

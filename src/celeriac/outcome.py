@@ -124,7 +124,7 @@ def classify(task: Any, request: Request, exc: BaseException) -> Outcome:
         case Exception():
             try:
                 retry = task.retry_of(exc)
-            except Exception as other:
+            except Exception as other:  # noqa: BLE001 - user code may steer retries
                 return Failure(other, text_of(other), isinstance(other, task.throws))
             if retry is not None:
                 return Retried(retry, text_of(exc))
@@ -141,7 +141,7 @@ def text_of(exc: BaseException) -> str:
         tb = tb.tb_next
     try:
         return "".join(traceback.format_exception(type(exc), exc, tb))
-    except Exception as broken:
+    except Exception as broken:  # noqa: BLE001 - user code writes the text of an exception
         return f"{type(exc).__name__} (its traceback cannot be shown: {type(broken).__name__})\n"
 
 
@@ -181,7 +181,7 @@ def _call_hooks(task: Any, request: Request, outcome: Outcome) -> None:
 def _call_hook(task: Any, request: Request, name: str, *arguments: Any) -> None:
     try:
         getattr(task, name)(*arguments)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - hooks are user code
         BUS.emit(HookFailed(str(request.id), task.name, name, text_of(exc)))
 
 

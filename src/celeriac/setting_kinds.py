@@ -65,7 +65,8 @@ def number(minimum: float = 0.0) -> Kind:
     def accept(value: Any) -> float:
         if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
             raise NotOfKind(_number_hint(value))
-        return _not_below(value, minimum)
+        found: float = _not_below(value, minimum)
+        return found
 
     return Kind(
         "number", f"a number ({minimum:g} or more)", accept, lambda text: accept(_parsed(float, text))

@@ -44,7 +44,7 @@ def precedence(state: str) -> int:
     return _RANK.get(state, _RANK[None])
 
 
-class state(str):  # noqa: N801 - Celery's name
+class state(str):
     """A state that compares by precedence: `state(PENDING) < state(SUCCESS)`."""
 
     def __gt__(self, other: str) -> bool:

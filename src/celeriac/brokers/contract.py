@@ -127,8 +127,8 @@ class QueueStats(msgspec.Struct, frozen=True):
 class DeadLetter(msgspec.Struct, frozen=True):
     """A message that will not run again unless somebody says so.
 
-    `key` is the message's id; another name of up to 16 bytes where the message has none (garbage) or where a dead letter
-    of that id is there already: no dead letter replaces another.
+    `key` is the message's id; another name of up to 16 bytes where the message has none (garbage) or where a
+    dead letter of that id is there already: no dead letter replaces another.
     """
 
     queue: str
@@ -181,8 +181,8 @@ class Consumer(Protocol):
     def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Their runs begin now and must not be repeated (`acks_late=False`). Returns those no longer ours.
 
-        They stay in the holding, to be settled as ever. Whatever would deliver them again (a dead process, a lost lease, giving
-        back) brings them as suspects with the verdict `worker_lost`, or `worker_lost:<cause>`, instead.
+        They stay in the holding, to be settled as ever. Whatever would deliver them again (a dead process, a lost
+        lease, giving back) brings them as suspects with the verdict `worker_lost`, or `worker_lost:<cause>`.
 
         Raises: BrokerUnavailable: it is not known whether they are committed.
         """

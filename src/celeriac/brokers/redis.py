@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -273,7 +273,7 @@ class RedisConsumer:
             self._connection = None
 
     @contextlib.contextmanager
-    def _conversation(self) -> Iterator[Connection]:
+    def _conversation(self) -> Generator[Connection]:
         with self._lock, broker_errors(self._broker.place):
             try:
                 yield self._connected()
@@ -339,7 +339,7 @@ class RedisConsumer:
         if others:
             connection.pipeline([("SREM", self._broker.base(queue) + ":i", self._owner) for queue in others])
 
-    def _deliveries(self, queue: str, reply: list[Any]) -> list[Delivery]:
+    def _deliveries(self, queue: str, reply: Reply) -> list[Delivery]:
         owner, fence = self._owner, reply[0]
         if fence < 0:
             verdict = reply[3].decode() or None

@@ -15,7 +15,7 @@ import select
 import socket
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
@@ -156,7 +156,7 @@ def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
 
 
 @contextlib.contextmanager
-def _closed_on_error(sock: socket.socket) -> Iterator[None]:
+def _closed_on_error(sock: socket.socket) -> Generator[None]:
     try:
         yield
     except BaseException:
@@ -223,7 +223,7 @@ class Connection:
 
     def call(self, *command: Any) -> Reply:
         """One round trip. Raises: OSError (the connection is then of no use), ServerError."""
-        self._sock.sendall(hiredis.pack_command(command))
+        self._sock.sendall(_pack(command))
         reply = self._read()
         if isinstance(reply, ServerError):
             raise reply
@@ -231,7 +231,7 @@ class Connection:
 
     def pipeline(self, commands: Sequence[Command]) -> list[Reply]:
         """Many commands, one round trip. Error replies are returned in their places. Raises: OSError."""
-        self._sock.sendall(b"".join(map(hiredis.pack_command, commands)))
+        self._sock.sendall(b"".join(map(_pack, commands)))
         return [self._read() for _ in commands]
 
     def script(self, script: Script, *arguments: Any) -> Reply:
@@ -271,7 +271,7 @@ class Connection:
 
     def pipeline_pushed(self, command: Command) -> None:
         """Send a command that is answered by pushes only. Raises: OSError, ServerError."""
-        self._sock.sendall(hiredis.pack_command(command) + hiredis.pack_command(("PING",)))
+        self._sock.sendall(_pack(command) + _pack(("PING",)))
         reply = self._read()
         if isinstance(reply, ServerError):
             self._read()
@@ -301,6 +301,7 @@ class Connection:
 
 
 _NOTHING: Final = object()
+_pack: Callable[[Command], bytes] = hiredis.pack_command  # pyright: ignore
 
 
 class Script:
@@ -376,7 +377,7 @@ class Pool:
         self._pid = os.getpid()
 
     @contextlib.contextmanager
-    def connection(self, timeout: float) -> Iterator[Connection]:
+    def connection(self, timeout: float) -> Generator[Connection]:
         """A connection for a few calls that take `timeout` seconds in all; dropped if anything fails on the wire."""
         deadline = clock.monotonic() + timeout
         connection = self.acquire(deadline)
@@ -409,7 +410,7 @@ def explain(exc: ServerError) -> str:
 
 
 @contextlib.contextmanager
-def broker_errors(place: str) -> Iterator[None]:
+def broker_errors(place: str) -> Generator[None]:
     """Errors of the wire and of the server as a broker's."""
     try:
         yield
@@ -421,7 +422,7 @@ def broker_errors(place: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def store_errors(place: str) -> Iterator[None]:
+def store_errors(place: str) -> Generator[None]:
     """Errors of the wire and of the server as a result store's."""
     try:
         yield

@@ -25,7 +25,7 @@ class ResultStore(Protocol):
         ...
 
     def put(self, records: Sequence[Record]) -> None:
-        """Store records, replacing earlier ones, each until its `ttl` has passed (None: for ever), and wake who waits."""
+        """Store records in place of earlier ones, each until its `ttl` has passed (None: for ever); wake who waits."""
         ...
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
@@ -70,6 +70,6 @@ class Watch(Protocol):
 
 
 class ResultStoreFactory(Protocol):
-    """How adapters are made: the class itself. `options` are `result_backend_transport_options` plus the URL's query."""
+    """How adapters are made: the class itself. `options` are those of `result_backend_transport_options`."""
 
     def __call__(self, url: Any, options: Mapping[str, Any]) -> ResultStore: ...

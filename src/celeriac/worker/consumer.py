@@ -225,7 +225,11 @@ class TaskConsumer:
         if kind == "time_limit":
             executor.overran(request, float(detail), self._bench)
             return
-        text = f"the process that ran the task died: {detail}" if detail else "the process that ran the task died"
+        text = (
+            f"the process that ran the task died: {detail}"
+            if detail
+            else "the process that ran the task died"
+        )
         outcome = failed_without_running(request.task_object, request, WorkerLostError(text))
         executor.settle(request, outcome, self._bench, 0.0)
 
@@ -242,4 +246,3 @@ class TaskConsumer:
             return not lost
         self._bench.settler.add(Settlement(delivery, Release()))
         return False
-

@@ -56,7 +56,9 @@ ACK: Final = Ack()
 class Workbench:
     """What every run of this process needs: made once, read by all slots."""
 
-    def __init__(self, app: Any, hostname: str, board: ChildBoard, settler: Settler, batch: BatchSize) -> None:
+    def __init__(
+        self, app: Any, hostname: str, board: ChildBoard, settler: Settler, batch: BatchSize
+    ) -> None:
         conf = app.conf
         self.app = app
         self.hostname = hostname
@@ -135,7 +137,9 @@ def _end(request: Request, bench: Workbench, slot: int) -> bool:
 def overran(request: Request, limit: float, bench: Workbench) -> None:
     """Settle a run that passed its hard limit, here or in a process that was killed for it."""
     task = request.task_object
-    outcome = failed_without_running(task, request, TimeLimitExceeded(f"hard time limit of {limit:g} s exceeded"))
+    outcome = failed_without_running(
+        task, request, TimeLimitExceeded(f"hard time limit of {limit:g} s exceeded")
+    )
     settle(request, outcome, bench, limit)
     bench.settler.flush()
 
@@ -156,7 +160,7 @@ def _settlement(request: Request, outcome: Outcome, bench: Workbench) -> Settlem
     try:
         sends = follow.follow_ups(task, request, outcome)
         records = _records(request, outcome, bench)
-    except Exception as exc:
+    except Exception as exc:  # noqa: BLE001 - follow-ups pass through user code
         # What it returned can be neither stored nor handed on: that is how this run failed.
         outcome = Failure(exc, text_of(exc))
         sends, records = [], _records(request, outcome, bench)

@@ -60,7 +60,9 @@ class ThreadLimits:
     def __bool__(self) -> bool:
         return bool(self._runs)
 
-    def begin(self, slot: int, request: Request, started: float, soft: float | None, hard: float | None) -> None:
+    def begin(
+        self, slot: int, request: Request, started: float, soft: float | None, hard: float | None
+    ) -> None:
         """A run with a limit starts."""
         with self._lock:
             self._runs[slot] = _Watched(request, started, soft, hard)

@@ -9,7 +9,7 @@ taking what it cannot end.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -36,7 +36,7 @@ class Settler:
         store: ResultStore | None,
         sent: Callable[[int], None],
     ) -> None:
-        """`store`: where results go when the broker does not keep them itself. `sent` is told how many ends went out."""
+        """`store`: where results go when the broker does not keep them. `sent` is told how many ends went out."""
         self._consumer = consumer
         self._place = place
         self._store = store
