@@ -502,3 +502,26 @@ class TestCost:
             broker.renew(["q"], ["owner"], 60.0, 3)
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("SELECT count(*) FROM results").fetchone()[0] <= 1200
+
+
+def test_many_processes_may_make_the_same_file_at_once(tmp_path: Path) -> None:
+    program = textwrap.dedent(
+        """
+        import sys
+        from celeriac.brokers import connect
+        sys.stdin.readline()
+        connect(sys.argv[1]).queues()
+        """
+    )
+    for place in range(6):
+        command = [sys.executable, "-c", program, f"sqlite:///{tmp_path}/{place}.sqlite"]
+        processes = [
+            subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            for _ in range(6)
+        ]
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("go\n")
+            process.stdin.flush()
+        said = [process.communicate(timeout=30)[1] for process in processes]
+        assert [process.returncode for process in processes] == [0] * 6, said

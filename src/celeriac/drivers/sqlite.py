@@ -268,9 +268,15 @@ class SQLiteFile:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Check whose file this is before changing anything, then make the tables where there are none."""
-        ours = _pragma(connection, "application_id") == APPLICATION_ID
-        version = _pragma(connection, "user_version")
-        if not ours and (version or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()):
+        # One reading transaction: another process may be making the tables at this moment.
+        connection.execute("BEGIN")
+        try:
+            ours = _pragma(connection, "application_id") == APPLICATION_ID
+            version = _pragma(connection, "user_version")
+            has_tables = bool(connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall())
+        finally:
+            connection.execute("ROLLBACK")
+        if not ours and (version or has_tables):
             raise FileUnusable("it is another program's database: give Celeriac a file of its own")
         if version > SCHEMA_VERSION:
             raise FileUnusable(

@@ -6,7 +6,18 @@ import pytest
 
 from celeriac.brokers.contract import Ack, Bury, Casualty, Delivery, Outgoing, Release, Settlement
 from celeriac.exceptions import LeaseLost
-from celeriac.testing.stand import PATIENCE, SHORT, SOON, Stand, casualty_of, message, names, pause, settle
+from celeriac.testing.stand import (
+    PATIENCE,
+    SHORT,
+    SOON,
+    Stand,
+    casualty_of,
+    message,
+    names,
+    pause,
+    settle,
+    until,
+)
 
 
 class Leases:
@@ -105,7 +116,12 @@ class Leases:
         stand.send("a")
         stand.consumer(lease=SHORT).take(1, SOON)
         waiting = stand.start(stand.consumer(broker=stand.other).take, 1, PATIENCE)
-        stand.expire()
+
+        def keep_house_until_it_has_it() -> bool:
+            stand.broker.renew([stand.queue], [], SHORT, 3)
+            return waiting.done()
+
+        until(keep_house_until_it_has_it, "the waiting take has the message", every=SHORT / 8)
         assert names(waiting.result(5.0)) == ["a"]
 
     # -- amnesty -------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """The contract of a broker, as tests: every sentence of `celeriac.brokers.contract` that can fail.
 
 Subclass `BrokerContract` in a test module and supply the fixture `make_broker`. The parts are in modules of
-their own: what is sent is taken (`broker_flow`), deliveries end once (`broker_settling`), owners die
+their own: what is sent is taken (`broker_flow`), deliveries end once (`broker_settling`), runs that
+have begun are not repeated (`broker_commits`), owners die
 (`broker_leases`), people look and tidy (`broker_upkeep`).
 """
 
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celeriac.brokers.contract import Broker
+from celeriac.testing.broker_commits import Commits
 from celeriac.testing.broker_flow import Flow
 from celeriac.testing.broker_leases import Leases
 from celeriac.testing.broker_settling import Settling
@@ -34,7 +36,7 @@ class BrokerFixtures:
         stand.close()
 
 
-class BrokerContract(BrokerFixtures, Flow, Settling, Leases, Upkeep):
+class BrokerContract(BrokerFixtures, Flow, Settling, Commits, Leases, Upkeep):
     """What every broker does. A subclass supplies `make_broker`."""
 
     #: Whether a forked child reaches the same messages; False for a broker that lives in its process.
