@@ -288,7 +288,10 @@ class RedisConsumer:
     def _note_pushes(self) -> None:
         """Remember which queues rang. Under the lock."""
         connection = self._connection
-        if connection is None or not connection.pushes:
+        if connection is None:
+            return
+        connection.parse_pushes()
+        if not connection.pushes:
             return
         while connection.pushes:
             push = connection.pushes.popleft()
@@ -361,8 +364,9 @@ class RedisConsumer:
         with contextlib.suppress(BlockingIOError):
             os.read(self._alarm_in, 4096)
         with self._conversation() as connection:
-            if self._rung or self._told:
-                return
+            connection.gather()
+        if self._rung or self._told:
+            return
         connection.wait_readable(timeout, self._alarm_in)
         with self._conversation() as connection:
             connection.gather()

@@ -288,16 +288,25 @@ class Connection:
         return any(number == also for number, _ in poller.poll(max(0.0, timeout) * 1000))
 
     def gather(self) -> bool:
-        """Read pushes that have arrived, without waiting. True: there are some. Raises: OSError."""
+        """Note pushes that have arrived, without waiting. True: there are some. Raises: OSError.
+
+        To be called before every wait: a push that came in one piece with a reply is in the parser already, and
+        the socket would never tell of it.
+        """
+        self.parse_pushes()
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
         while poller.poll(0):
             self._fill(self._sock.recv(65536))
-            while (reply := self._reader.gets()) is not _NOTHING:
-                if type(reply) is not hiredis.PushNotification:
-                    raise ConnectionError("the server sent a reply that nobody asked for")
-                self.pushes.append(list(reply))
+            self.parse_pushes()
         return bool(self.pushes)
+
+    def parse_pushes(self) -> None:
+        """Note pushes that came in one piece with the last reply."""
+        while (reply := self._reader.gets()) is not _NOTHING:
+            if type(reply) is not hiredis.PushNotification:
+                raise ConnectionError("the server sent a reply that nobody asked for")
+            self.pushes.append(list(reply))
 
 
 _NOTHING: Final = object()

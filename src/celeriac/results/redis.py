@@ -88,12 +88,12 @@ class RedisWatch:
             try:
                 connection = self._connection or self._connect()
                 while True:
+                    connection.gather()
                     self._note_pushes(connection)
                     remaining = deadline - clock.monotonic()
                     if self._fresh or remaining <= 0 or not self._keys:
                         break
                     connection.wait_readable(remaining, self._alarm_in)
-                    connection.gather()
             except BaseException:
                 self._disconnect()
                 raise
