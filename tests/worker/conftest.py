@@ -1,0 +1,50 @@
+"""Sites on every broker: one of a test's own, and one whose worker serves many tests."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Site
+
+from tests import servers
+
+#: The brokers that every test of behaviour runs on.
+BROKERS = ("sqlite", "redis")
+#: Settings of the worker that many tests share, and of those who send to it.
+SHARED = {"accept_content": ["msgpack", "json", "yaml", "pickle"]}
+
+
+def _url(name: str, request: pytest.FixtureRequest, folder: Path) -> str:
+    if name == "sqlite":
+        return f"sqlite:///{folder}/queue.sqlite"
+    server, prefix = request.getfixturevalue("redis_server"), request.getfixturevalue("redis_prefix")
+    return servers.with_prefix(server, f"{prefix}-{secrets.token_hex(4)}:")
+
+
+@pytest.fixture(params=BROKERS)
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """A site of this test's own, on each broker; its workers are the test's to start."""
+    site = Site(tmp_path, _url(request.param, request, tmp_path))
+    yield site
+    site.close()
+
+
+@pytest.fixture
+def sqlite_site(tmp_path: Path) -> Iterator[Site]:
+    """A site of this test's own, for what does not depend on the broker."""
+    site = Site(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite")
+    yield site
+    site.close()
+
+
+@pytest.fixture(scope="session", params=BROKERS)
+def shared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site with one worker (prefork, two children) that many tests use, one at a time: they leave it as it is."""
+    folder = tmp_path_factory.mktemp("shared")
+    site = Site(folder, _url(request.param, request, folder), **SHARED)
+    site.worker("-c", "2", "-Q", "celery,letters")
+    yield site
+    site.close()

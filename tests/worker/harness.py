@@ -1,0 +1,242 @@
+"""Workers as real processes: starts them, reads what their tasks noted and what they logged, and ends them.
+
+    site = Site(tmp_path, "sqlite:///...")
+    worker = site.worker("-c", "2", worker_lease=2)
+    assert site.send("add", 1, 2).get(timeout=WAIT) == 3
+    assert worker.stop() == 0
+
+Nothing here sleeps for a fixed time: everything waits for something, with a deadline.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import workload
+
+from celeriac.async_result import AsyncResult
+from celeriac.brokers.contract import Broker, DeadLetter, QueueStats
+
+#: Seconds after which something that should have happened will not any more; long, for machines under load.
+WAIT = 30.0
+
+
+class Site:
+    """A broker, an application in this process that sends to it, and the workers that take from it."""
+
+    def __init__(self, folder: Path, url: str, **settings: Any) -> None:
+        """`settings` are those of the application, here and in every worker."""
+        self.folder = folder
+        self.url = url
+        self.settings = settings
+        self.app = workload.make_app(url, **settings)
+        self.workers: list[Worker] = []
+
+    def worker(self, *flags: str, ready: bool = True, **settings: Any) -> Worker:
+        """Start a worker; return when it takes messages, unless `ready` is False."""
+        worker = Worker(self, len(self.workers) + 1, flags, settings)
+        self.workers.append(worker)
+        if ready:
+            worker.wait_ready()
+        return worker
+
+    # -- sending --------------------------------------------------------------------------------------------
+
+    def send(self, name: str, *args: Any, **kwargs: Any) -> AsyncResult:
+        """`delay` of a task."""
+        return self.task(name).delay(*args, **kwargs)
+
+    def call(self, name: str, *args: Any, **options: Any) -> AsyncResult:
+        """`apply_async` of a task."""
+        return self.task(name).apply_async(args, **options)
+
+    def task(self, name: str) -> Any:
+        """The task of that name."""
+        return self.app.tasks[f"workload.{name}"]
+
+    def open(self, gate: str) -> None:
+        """Let the tasks go on that wait for this gate."""
+        (self.folder / gate).touch()
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    @property
+    def broker(self) -> Broker:
+        return self.app.broker
+
+    def stats(self, queue: str = "celery") -> QueueStats:
+        """Counts of a queue."""
+        return self.broker.stats(queue)
+
+    def is_empty(self, queue: str = "celery") -> bool:
+        """Whether nothing waits or runs."""
+        stats = self.stats(queue)
+        return (stats.ready, stats.delayed, stats.running) == (0, 0, 0)
+
+    def wait_empty(self, queue: str = "celery") -> None:
+        """Wait until everything has ended."""
+        wait_until(lambda: self.is_empty(queue), lambda: self.told(queue))
+
+    def wait_dead(self, count: int = 1, queue: str = "celery") -> list[DeadLetter]:
+        """Wait for that many dead letters."""
+        wait_until(lambda: self.stats(queue).dead >= count, lambda: self.told(queue))
+        return self.broker.dead(queue)
+
+    def notes(self, result: AsyncResult | None = None, what: str | None = None) -> list[dict[str, Any]]:
+        """What tasks have noted, in the order of writing: of one call, of one kind, or all."""
+        with contextlib.suppress(FileNotFoundError):
+            lines = (self.folder / "notes").read_text().splitlines()
+            found = [json.loads(line) for line in lines]
+            return [
+                line for line in found
+                if (result is None or line["id"] == result.id) and (what is None or line["what"] == what)
+            ]  # fmt: skip
+        return []
+
+    def wait_note(
+        self, result: AsyncResult | None, what: str, count: int = 1, timeout: float = WAIT
+    ) -> dict[str, Any]:
+        """Wait until a task has noted that, `count` times; the last of these notes."""
+        wait_until(lambda: len(self.notes(result, what)) >= count, self.told, timeout)
+        return self.notes(result, what)[count - 1]
+
+    def told(self, queue: str = "celery") -> str:
+        """Everything that is known, for the message of a test that fails."""
+        logs = "\n".join(f"-- worker {worker.number}\n{worker.log()}" for worker in self.workers)
+        try:
+            stats: Any = self.stats(queue)
+        except Exception as exc:
+            stats = repr(exc)
+        return f"{stats}\n{self.notes()}\n{logs}"
+
+    def close(self) -> None:
+        """End every worker, and close the connections of this process."""
+        for worker in self.workers:
+            worker.kill()
+        self.app.close()
+
+
+class Worker:
+    """`python -m celeriac -A workload worker`, as a process with a log file."""
+
+    def __init__(self, site: Site, number: int, flags: tuple[str, ...], settings: dict[str, Any]) -> None:
+        self.site = site
+        self.number = number
+        self.log_path = site.folder / f"worker-{number}.log"
+        environ = {
+            name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))
+        }
+        environ |= {
+            "PYTHONPATH": str(Path(__file__).parent), "WORKLOAD_FOLDER": str(site.folder),
+            "WORKLOAD_BROKER": site.url, "WORKLOAD_SETTINGS": json.dumps({**site.settings, **settings}),
+            "PYTHONFAULTHANDLER": "",
+        }  # fmt: skip
+        with self.log_path.open("wb") as log:
+            self.process = subprocess.Popen(
+                [
+                    sys.executable, "-m", "celeriac", "-A", "workload", "worker", "-l", "INFO",
+                    "-n", f"w{number}@test", *flags,
+                ],
+                env=environ, cwd=site.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    # -- looking --------------------------------------------------------------------------------------------
+
+    def log(self) -> str:
+        """What it has written."""
+        return self.log_path.read_text(errors="replace")
+
+    def wait_log(self, text: str, timeout: float = WAIT) -> None:
+        """Wait until it has written that."""
+        wait_until(lambda: text in self.log(), lambda: f"no {text!r} in:\n{self.log()}", timeout)
+
+    def wait_ready(self) -> None:
+        """Wait until all its children take messages."""
+
+        def is_ready() -> bool:
+            assert self.process.poll() is None, f"exit code {self.process.returncode}:\n{self.log()}"
+            return f"w{self.number}@test ready." in self.log()
+
+        wait_until(is_ready, self.log)
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def template(self) -> int:
+        """The process that has imported the application."""
+        (template,) = _offspring(self.pid)
+        return template
+
+    def children(self) -> list[int]:
+        """The processes that run tasks."""
+        return _offspring(self.template())
+
+    def tree(self) -> list[int]:
+        """All its processes, the supervisor first."""
+        found = [self.pid]
+        for pid in found:
+            found += _offspring(pid)
+        return found
+
+    # -- ending ---------------------------------------------------------------------------------------------
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send the supervisor a signal."""
+        self.process.send_signal(number)
+
+    def exit_code(self, timeout: float = WAIT) -> int:
+        """How it ended, once it has."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"it did not end within {timeout:g} s:\n{self.log()}") from None
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        """Stop it in order; its exit code."""
+        self.send_signal(number)
+        return self.exit_code()
+
+    def kill(self) -> None:
+        """End all its processes at once, as a power cut would. Nothing happens where it has ended."""
+        if self.process.poll() is None:
+            pids = self.tree()
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait(WAIT)
+            wait_until(lambda: not any(map(is_running, pids)), lambda: f"still there: {pids}")
+
+
+def wait_until(condition: Callable[[], Any], told: Callable[[], str] = str, timeout: float = WAIT) -> None:
+    """Wait until something is so. Raises: AssertionError, with what is told, when it is not in time."""
+    until = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < until, f"not within {timeout:g} s: {told()}"
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def _offspring(pid: int) -> list[int]:
+    found: list[int] = []
+    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            found += [int(child) for child in listing.read_text().split()]
+    return [child for child in found if is_running(child)]
