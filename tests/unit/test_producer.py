@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -32,7 +33,7 @@ class Flaky:
 
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
         self.timeouts.append(timeout)
-        time.sleep(min(self.spends, timeout))
+        threading.Event().wait(min(self.spends, timeout))
         if len(self.timeouts) <= self.failures:
             raise BrokerUnavailable("away")
         self.stored.extend(batch)
