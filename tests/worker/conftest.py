@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from harness import Site
-
 from tests import servers
 
 #: The brokers that every test of behaviour runs on.

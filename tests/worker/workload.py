@@ -28,7 +28,7 @@ _declared: list[tuple[Callable[..., Any], dict[str, Any]]] = []
 
 
 def task(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Declare a task for every application that `make_app` makes. Return values are kept unless options say otherwise."""
+    """Declare a task for every application that `make_app` makes. Return values are kept unless told otherwise."""
 
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         _declared.append((function, {"ignore_result": False, **options}))

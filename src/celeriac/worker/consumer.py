@@ -43,8 +43,8 @@ _LONGEST_PUT_BACK: Final = 5.0
 class TaskConsumer:
     """The loop of one child.
 
-    `run` belongs to the main thread. `stop` and `give_back` may be called from any thread: a deque hands each
-    waiting delivery to exactly one of them.
+    `run` belongs to the main thread. `stop`, `retire` and `give_back` may be called from any thread: a deque hands
+    each waiting delivery to exactly one of them.
     """
 
     def __init__(
@@ -56,9 +56,9 @@ class TaskConsumer:
         max_tasks: int | None,
         on_owner: Callable[[str], None],
         on_taken: Callable[[], None],
-        on_retire: Callable[[], None],
+        on_retire: Callable[[str], None],
     ) -> None:
-        """`max_tasks`: take so many, then call `on_retire` and take no more.
+        """`max_tasks`: take so many, then call `on_retire` with the reason and take no more.
 
         `on_owner` is told the new owner after a lost lease; `on_taken` is called when several messages came at once.
         """
@@ -75,7 +75,9 @@ class TaskConsumer:
         self._grace: float = conf.task_unknown_grace
         self.waiting: deque[Delivery] = deque()
         self.stopping = threading.Event()
-        self._retired = False
+        #: Why nothing more is taken; "" while it is. Whoever asks first writes it, the main thread tells it.
+        self._retiring = ""
+        self._has_told = False
         #: When what holds up `waiting` began (monotonic); 0.0 while none does. Written by the main thread.
         self.busy_since = 0.0
         bench.has_waiting = self.waiting.__len__  # type: ignore[assignment]
@@ -83,9 +85,12 @@ class TaskConsumer:
     def run(self) -> None:
         """Take and run until told to stop, or until `max_tasks` have been taken."""
         while not self.stopping.is_set():
+            if self._retiring and not self._has_told:
+                self._has_told = True
+                self._on_retire(self._retiring)
             if self.waiting:
                 self._hand_over()
-            elif self._retired:
+            elif self._retiring:
                 return
             elif self._pool.free():
                 self._bench.settler.flush()
@@ -97,6 +102,11 @@ class TaskConsumer:
     def stop(self) -> None:
         """Take nothing more, and hand nothing more over."""
         self.stopping.set()
+        self._consumer.wake()
+
+    def retire(self, reason: str) -> None:
+        """Take nothing more; what was taken is still run here."""
+        self._retiring = self._retiring or reason
         self._consumer.wake()
 
     def give_back(self) -> None:
@@ -121,17 +131,16 @@ class TaskConsumer:
         deliveries = self._take_patiently(limit)
         if self._left is not None:
             self._left -= len(deliveries)
-            self._retired = self._left == 0
+            if self._left == 0:
+                self._retiring = self._retiring or "worker_max_tasks_per_child"
         self.waiting.extend(deliveries)
-        if self._retired:
-            self._on_retire()
         if len(deliveries) > 1:
             self._on_taken()
 
     def _take_patiently(self, limit: int) -> list[Delivery]:
         """Messages, or none when told to stop. While the broker is away: tries again, with growing pauses."""
         attempt, lost_at = 0, 0.0
-        while not self.stopping.is_set():
+        while not (self.stopping.is_set() or self._retiring):
             try:
                 deliveries = self._consumer.take(limit, _TAKE)
             except LeaseLost:

@@ -2,7 +2,8 @@
 
 In pools that run in the main thread (solo, prefork) the supervisor keeps them from outside: it sends SIGUSR1 at the
 soft limit and kills the process at the hard one. In threads this module keeps them: the soft limit raises in the
-run's thread, the hard limit fails the task, leaves its thread to itself and asks for a new process.
+run's thread, the hard limit fails the task, leaves its thread to itself and asks for a new process: this one takes
+nothing more, its other threads finish, and what the lost thread still does ends with it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from celeriac.context import Request
 from celeriac.events import BUS, TaskOverran
 from celeriac.exceptions import SoftTimeLimitExceeded
 from celeriac.pools.contract import Pool
+from celeriac.wire import ChildBoard
 
 #: In threads the supervisor is the safety net: it kills the process this long (seconds) after the hard limit.
 NET: Final = 1.0
@@ -48,10 +50,11 @@ class ThreadLimits:
     """Runs with limits in threads. Slots write, the steward's thread reads: the lock guards the dict and each end."""
 
     def __init__(
-        self, pool: Pool, armed: Callable[[], None], overran: Callable[[Request, float], None]
+        self, pool: Pool, board: ChildBoard, armed: Callable[[], None], overran: Callable[[Request, float], None]
     ) -> None:
         """`armed` is called when there is a run to check. `overran(request, limit)` settles one past its hard limit."""
         self._pool = pool
+        self._board = board
         self._armed = armed
         self._overran = overran
         self._lock = threading.Lock()
@@ -86,6 +89,8 @@ class ThreadLimits:
             for slot, watched in list(self._runs.items()):
                 if watched.hard_at is not None and now >= watched.hard_at:
                     del self._runs[slot]
+                    # Before the slot is free for another run: then the board's place is that run's.
+                    self._board.end(slot)
                     self._pool.abandon(slot)
                     overrun.append((slot, watched))
                 elif watched.soft_at is not None and now >= watched.soft_at and not watched.told:

@@ -1,7 +1,7 @@
 """A child: one worker process, from the fork to its exit code.
 
 It connects for itself, takes its own messages and settles them. It stops when the supervisor says so, when
-the supervisor is gone, on SIGTERM, or after `max_tasks_per_child`.
+the supervisor is gone, on SIGTERM, after `max_tasks_per_child`, or when one of its threads is lost.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from celeriac import plugins, pools, task_logs, wire
 from celeriac.brokers.contract import Consumer
+from celeriac.context import Request
 from celeriac.pools.contract import Pool
 from celeriac.wire import Channel, ChildBoard, ChildReady, Fork, Owner, Retiring, Stopped, WorkerOptions
 from celeriac.worker import executor
@@ -49,16 +50,17 @@ def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, bo
         max_tasks=conf.worker_max_tasks_per_child,
         on_owner=lambda owner: channel.send(Owner(owner)),
         on_taken=lambda: steward.arm(),
-        on_retire=lambda: channel.send(Retiring("worker_max_tasks_per_child")),
+        on_retire=lambda reason: channel.send(Retiring(reason)),
     )
     if spec.main_thread:
         bench.signal_limits = SignalLimits()
     else:
-        bench.thread_limits = ThreadLimits(
-            pool,
-            armed=lambda: steward.arm(),
-            overran=lambda request, limit: executor.overran(request, limit, bench),
-        )
+
+        def overran(request: Request, limit: float) -> None:
+            executor.overran(request, limit, bench)
+            task_consumer.retire(f"a thread of {request.task_object.name} overran its hard time limit")
+
+        bench.thread_limits = ThreadLimits(pool, board, armed=lambda: steward.arm(), overran=overran)
     steward = Steward(channel, board, task_consumer, bench.settler, bench.thread_limits, begun.set)
     _handle_signals(task_consumer, channel, begun, bench.signal_limits)
     steward.start()
