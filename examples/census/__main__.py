@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from examples.census.summary import Table, summarise
+from examples.census.tasks import Count, app, count
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -32,8 +34,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from celeriac import group, states
-from examples.census.summary import Table, summarise
-from examples.census.tasks import Count, app, count
+from celeriac.exceptions import CeleriacError
 
 HERE = Path(__file__).parent
 #: A file that does not parse, in case that this Python's library has none.
@@ -92,7 +93,7 @@ def main() -> int:
                 stack.callback(app.close)
                 worker = None if args.no_worker else stack.enter_context(running_worker(url))
                 count_by_tasks(census, worker)
-    except DemoFailed as exc:
+    except (DemoFailed, CeleriacError) as exc:
         told.print(f"census: {exc}", style="bold red", markup=False)
         return 1
     except KeyboardInterrupt:
@@ -137,13 +138,13 @@ def count_by_tasks(census: Census, worker: subprocess.Popen[bytes] | None) -> No
     sent = group(count.s(path) for path in census.files.values()).delay()
     names = {result.id: name for result, name in zip(sent.results, census.files, strict=True)}
     with progress(len(names)) as report:
-        while census.done < len(names):
+        while (before := census.done) < len(names):
             try:
                 for task_id, record in sent.iter_native(timeout=PATIENCE if worker is None else 1.0):
                     note(census, names[task_id], record)
                     report(census.done)
             except TimeoutError:
-                check(worker, census)
+                check(worker, census.done > before)
     sent.forget()
 
 
@@ -156,10 +157,11 @@ def note(census: Census, name: str, record: dict[str, Any]) -> None:
         census.tracebacks[name] = record["traceback"] or ""
 
 
-def check(worker: subprocess.Popen[bytes] | None, census: Census) -> None:
+def check(worker: subprocess.Popen[bytes] | None, goes_on: bool) -> None:
+    """Look at the worker, after some seconds. Raises: DemoFailed: it has ended."""
     if worker is None:
-        if not census.done:
-            told.print("census: no result yet. Is a worker running? Start it in another terminal:")
+        if not goes_on:
+            told.print(f"census: no result for {PATIENCE:g} s. Is a worker running? In another terminal:")
             told.print(f"  {command('celeriac')} -A examples.census.tasks worker -c 2", markup=False)
     elif worker.poll() is not None:
         raise DemoFailed(f"the worker has ended with exit code {worker.returncode} before the work was done")
@@ -220,12 +222,13 @@ def progress(total: int) -> Iterator[Any]:
 
 
 def show(tables: list[Table]) -> None:
-    """Print the tables."""
-    console = Console(highlight=False)
+    """Print the tables, wide where there is no terminal that says how wide."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 120)
     for table in tables:
         grid = RichTable(title=table.title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
         for column in table.columns:
-            grid.add_column(column.removesuffix(" #"), justify="right" if column.endswith("#") else "left")
+            side = "right" if column.endswith("#") else "left"
+            grid.add_column(column.removesuffix(" #"), justify=side, overflow="fold")
         for row in table.rows:
             grid.add_row(*map(Text, row))
         console.print(grid)
