@@ -11,9 +11,10 @@ import copy
 import os
 import warnings
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
+
+import msgspec
 
 from celeriac import setting_sources as sources
 from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect
@@ -33,8 +34,7 @@ class Level(IntEnum):
     COMMAND_LINE = 5
 
 
-@dataclass(frozen=True, slots=True)
-class ConfigRow:
+class ConfigRow(msgspec.Struct, frozen=True):
     """One line of `celeriac config`: texts to print, with passwords masked."""
 
     name: str

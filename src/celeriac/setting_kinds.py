@@ -10,10 +10,11 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from datetime import timedelta, tzinfo
 from types import MappingProxyType
 from typing import Any, TypeGuard, cast
+
+import msgspec
 
 from celeriac.plugins import nearest
 
@@ -28,8 +29,7 @@ class NotOfKind(ValueError):
     """A value that this setting cannot have; the text may hold a hint."""
 
 
-@dataclass(frozen=True, slots=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """One sort of value: what it expects in words, and the two ways in."""
 
     name: str

@@ -9,12 +9,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import partial
 from inspect import isclass, ismodule, isroutine
 from types import NoneType
 from typing import Any
+
+import msgspec
 
 from celeriac.exceptions import ImproperlyConfigured, UnknownSetting
 from celeriac.plugins import load, nearest
@@ -43,8 +44,7 @@ _OLD_FAMILY = re.compile("(CELERY|CELERYD|CELERYBEAT|BROKER)_")
 _PLAIN = (NoneType, bool, int, float, str, bytes, list, tuple, dict, set, frozenset, timedelta, date)
 
 
-@dataclass(frozen=True, slots=True)
-class Given:
+class Given(msgspec.Struct, frozen=True):
     """A setting's value, the name that it was given under, and by what."""
 
     name: str

@@ -8,9 +8,10 @@ values; `settings_without_effect` lists the settings of Celery's that have nothi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+
+import msgspec
 
 from celeriac import setting_kinds as kinds
 from celeriac.exceptions import ImproperlyConfigured
@@ -36,8 +37,7 @@ from celeriac.setting_kinds import (
 from celeriac.urls import MASK, mask_url
 
 
-@dataclass(frozen=True, slots=True)
-class Setting:
+class Setting(msgspec.Struct, frozen=True):
     """One setting: what it is called, what it may be, what it is when nobody sets it, and what it does."""
 
     name: str

@@ -8,12 +8,12 @@ Each row reads `name=OLD_NAME`, or `name` alone where Celery has no old name.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
+import msgspec
 
-@dataclass(frozen=True, slots=True)
-class WithoutEffect:
+
+class WithoutEffect(msgspec.Struct, frozen=True):
     """A setting of Celery's that does nothing here; without `missed_without` it is an error."""
 
     name: str

@@ -7,10 +7,9 @@ line, an error or a table. Where a URL can be read in two ways, `mask_url` hides
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
+
+import msgspec
 
 from celeriac.exceptions import ImproperlyConfigured
 
@@ -24,8 +23,7 @@ _PARAMETER = re.compile(r"([?&])([^=&]*)=([^&]*?)(?=&|[;,]?\Z)", re.DOTALL)
 _NEXT_URL = re.compile(r"(?<=[;,])(?=\s*[A-Za-z][A-Za-z0-9+.\-]*://)")
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class Url:
+class Url(msgspec.Struct, frozen=True):
     """A URL taken apart; percent-encoded parts are decoded. Printing it shows no password."""
 
     scheme: str
@@ -33,7 +31,7 @@ class Url:
     password: str | None = None
     hosts: tuple[tuple[str, int | None], ...] = ()
     path: str = ""
-    query: Mapping[str, str] = field(default_factory=dict[str, str], hash=False)
+    query: dict[str, str] = {}
 
     @property
     def host(self) -> str | None:
@@ -92,7 +90,7 @@ def parse(url: str) -> Url:
         password=password,
         hosts=tuple(_split_place(place, url) for place in re.split("[,;]", places) if place),
         path=unquote(path),
-        query=MappingProxyType(dict(parse_qsl(query.partition("#")[0], keep_blank_values=True))),
+        query=dict(parse_qsl(query.partition("#")[0], keep_blank_values=True)),
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -45,8 +44,7 @@ class Held(NamedTuple):
     is_committed: int = 0
 
 
-@dataclass(slots=True)
-class Moves:
+class Moves(msgspec.Struct):
     """What is to be added to the counters of one queue."""
 
     was_sent_to: int = 0
