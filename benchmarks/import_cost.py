@@ -15,7 +15,7 @@ CASES = {
     "from celeriac import Celeriac": "from celeriac import Celeriac",
     "supervisor, Redis": "import celeriac.supervisor.main, celeriac.brokers.redis",
     "supervisor, SQLite": "import celeriac.supervisor.main, celeriac.brokers.sqlite",
-    "supervisor as `celeriac worker`": "import celeriac.cli.worker, celeriac.supervisor.main, celeriac.brokers.redis",
+    "supervisor with its logs, Redis": "import celeriac.supervisor.__main__, celeriac.brokers.redis",
 }
 PROBE = """
 import sys, time

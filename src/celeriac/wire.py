@@ -67,6 +67,7 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
     logfile: str | None = None
     quiet: bool = False
     boot_timeout: float = 60.0
+    pidfile: str | None = None
     settings: dict[str, Any] = {}
 
 
@@ -198,6 +199,10 @@ _DECODER: Final = msgspec.msgpack.Decoder(
     | Begin
     | Drain
 )
+pack: Final = _ENCODER.encode
+#: The reverse of `pack`.
+unpack: Final = _DECODER.decode
+
 _LENGTH: Final = struct.Struct("!I")
 _CHUNK: Final = 65536
 # A program that a task starts must not keep its child's channel open.

@@ -88,7 +88,7 @@ def test_a_web_process_loads_little(statement: str) -> None:
 
 
 def test_the_supervisor_loads_no_application_and_no_driver_of_another_broker() -> None:
-    names, _ = loaded_by("import celeriac.cli.worker, celeriac.supervisor.main, celeriac.brokers.redis")
+    names, _ = loaded_by("import celeriac.supervisor.__main__, celeriac.brokers.redis")
     application = {
         "celeriac.app",
         "celeriac.task",

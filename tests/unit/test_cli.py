@@ -200,13 +200,12 @@ def test_auto_concurrency_keeps_to_the_quota(tmp_path):
 def test_a_pidfile_of_a_running_process_is_respected(tmp_path, capsys):
     pidfile = tmp_path / "worker.pid"
     pidfile.write_text("1\n")
-    with pytest.raises(parsing.CommandFailed) as caught, worker._pidfile(str(pidfile)):
-        pytest.fail("started all the same")
+    with pytest.raises(parsing.CommandFailed) as caught:
+        worker._claim(str(pidfile))
     assert caught.value.code == 73
     pidfile.write_text("999999999\n")
-    with worker._pidfile(str(pidfile)):
-        assert int(pidfile.read_text()) == worker.os.getpid()
-    assert not pidfile.exists()
+    worker._claim(str(pidfile))
+    assert int(pidfile.read_text()) == worker.os.getpid()
 
 
 def test_an_unreachable_broker_exits_with_69(capsys):

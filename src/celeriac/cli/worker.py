@@ -10,12 +10,11 @@ Settings may follow the options: worker.prefetch_multiplier=1 task_acks_late=no
 from __future__ import annotations
 
 import argparse
-import contextlib
 import logging
 import os
 import platform
 import sys
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from celeriac import logs, pools, setting_sources, wire
@@ -23,7 +22,7 @@ from celeriac.cli import parsing
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.log_output import JSON
 from celeriac.settings import SETTINGS
-from celeriac.supervisor import main as supervisor
+from celeriac.urls import mask_url
 from celeriac.wire import WorkerOptions
 
 #: The exit code where a pidfile or a log file cannot be made, as Celery's.
@@ -113,9 +112,27 @@ def run(args: argparse.Namespace) -> int:
     for dest, (flags, _, why) in _WITHOUT_EFFECT.items():
         if getattr(args, dest):
             logging.getLogger("celeriac.worker").debug("%s has no effect: %s", flags.split()[-1], why)
-    with _pidfile(args.pidfile):
-        code = _purge(args, options) if args.purge else wire.EXIT_OK
-        return code or supervisor.run(options)
+    if args.purge and (code := _purge(args, options)):
+        return code
+    if args.pidfile:
+        _claim(args.pidfile)
+    return _become_supervisor(options)
+
+
+def _become_supervisor(options: WorkerOptions) -> int:
+    """Go on as `python -m celeriac.supervisor`, under the same process id: what this command imported is left behind.
+
+    Returns only where that fails.
+    """
+    reader, writer = os.pipe()
+    os.set_inheritable(reader, True)
+    with os.fdopen(writer, "wb") as pipe:
+        pipe.write(wire.pack(options))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    shown = [mask_url(word) for word in sys.argv[1:]]
+    os.execv(sys.executable, [sys.executable, "-m", "celeriac.supervisor", str(reader), *shown])
+    return wire.EXIT_FAILURE
 
 
 def options_of(args: argparse.Namespace) -> WorkerOptions:
@@ -132,6 +149,7 @@ def options_of(args: argparse.Namespace) -> WorkerOptions:
         queues=args.queues,
         exclude=args.exclude_queues,
         include=args.include,
+        pidfile=args.pidfile,
         pool=pool,
         concurrency=args.concurrency,
         processes=args.processes,
@@ -183,19 +201,6 @@ def _purge(args: argparse.Namespace, options: WorkerOptions) -> int:
         command += [flag, ",".join(queues)] if queues else []
     pid = os.posix_spawn(sys.executable, command, os.environ)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-@contextlib.contextmanager
-def _pidfile(path: str | None) -> Generator[None]:
-    if path is None:
-        yield
-        return
-    _claim(path)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(path)
 
 
 def _claim(path: str) -> None:
