@@ -21,7 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +168,7 @@ def check(worker: subprocess.Popen[bytes] | None, goes_on: bool) -> None:
 
 
 @contextlib.contextmanager
-def broker_url(args: argparse.Namespace) -> Iterator[str]:
+def broker_url(args: argparse.Namespace) -> Generator[str]:
     """The URL that was given, else that of a file which lasts as long as this block."""
     given = args.broker or os.environ.get("CELERIAC_BROKER_URL")
     if given or args.no_worker:
@@ -179,7 +179,7 @@ def broker_url(args: argparse.Namespace) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def running_worker(url: str) -> Iterator[subprocess.Popen[bytes]]:
+def running_worker(url: str) -> Generator[subprocess.Popen[bytes]]:
     """A worker with two children. Stops it in order at the end; where the block fails, shows what it said."""
     words = ["-m", "celeriac", "-A", "examples.census.tasks", "worker", "-c", "2", "-l", "WARNING"]
     with tempfile.TemporaryFile() as log:
@@ -202,13 +202,17 @@ def running_worker(url: str) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextlib.contextmanager
-def progress(total: int) -> Iterator[Any]:
+def progress(total: int) -> Generator[Callable[[int], None]]:
     """A bar on a terminal, a line for each tenth elsewhere; yields what takes the number that is done."""
     if told.is_terminal:
         columns = (TextColumn("census"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with Progress(*columns, console=told) as bar:
             row = bar.add_task("census", total=total)
-            yield lambda done: bar.update(row, completed=done)
+
+            def move(done: int) -> None:
+                bar.update(row, completed=done)
+
+            yield move
         return
     tenths = 0
 
@@ -227,8 +231,10 @@ def show(tables: list[Table]) -> None:
     for table in tables:
         grid = RichTable(title=table.title, box=SIMPLE_HEAD, title_justify="left", title_style="bold")
         for column in table.columns:
-            side = "right" if column.endswith("#") else "left"
-            grid.add_column(column.removesuffix(" #"), justify=side, overflow="fold")
+            numeric = column.endswith(" #")
+            grid.add_column(
+                column.removesuffix(" #"), justify="right" if numeric else "left", overflow="fold"
+            )
         for row in table.rows:
             grid.add_row(*map(Text, row))
         console.print(grid)
