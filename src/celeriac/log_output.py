@@ -233,6 +233,10 @@ def _shown_exception(exc: BaseException) -> str:
         return f"<{type(exc).__name__}: its text cannot be had>"
 
 
+#: Characters after which a line that never ends is logged all the same.
+_LONGEST_LINE: Final = 8192
+
+
 class LoggedOutput:
     """Stands in for `sys.stdout` or `sys.stderr`: what is printed becomes log lines."""
 
@@ -246,19 +250,27 @@ class LoggedOutput:
     def __init__(self, logger: logging.Logger, level: int) -> None:
         self._logger = logger
         self._level = level
-        # A handler that prints would come back here: that is left out.
+        # Each thread's begun line; and whether it logs just now: a handler that prints would come back here.
         self._inside = threading.local()
 
     def write(self, text: str) -> int:
-        """Log the text, unless it is only the end of a line."""
-        line = text.rstrip("\n")
-        if line and not getattr(self._inside, "writing", False):
-            self._inside.writing = True
-            try:
-                self._logger.log(self._level, "%s", line)
-            finally:
-                self._inside.writing = False
+        """Log what makes whole lines; the rest waits for the end of its line, or for `flush`."""
+        if not getattr(self._inside, "writing", False):
+            *lines, rest = (getattr(self._inside, "begun", "") + text).split("\n")
+            if len(rest) > _LONGEST_LINE:
+                lines, rest = [*lines, rest], ""
+            self._inside.begun = rest
+            self._log(lines)
         return len(text)
+
+    def _log(self, lines: Iterable[str]) -> None:
+        self._inside.writing = True
+        try:
+            for line in lines:
+                if line:
+                    self._logger.log(self._level, "%s", line)
+        finally:
+            self._inside.writing = False
 
     def writelines(self, lines: Iterable[str]) -> None:
         """Log each."""
@@ -266,7 +278,10 @@ class LoggedOutput:
             self.write(line)
 
     def flush(self) -> None:
-        """Nothing waits here."""
+        """Log what this thread has begun."""
+        if not getattr(self._inside, "writing", False):
+            begun, self._inside.begun = getattr(self._inside, "begun", ""), ""
+            self._log([begun])
 
     def close(self) -> None:
         """Stays open: others print too."""

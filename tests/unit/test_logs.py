@@ -251,10 +251,14 @@ def test_what_is_printed_becomes_lines(logfile):
     conf = Configuration({})
     conf.update(worker_redirect_stdouts_level="ERROR")
     started(logfile, conf=conf)
-    print("hello")
-    sys.stderr.write("oops\n")
+    print("hello", 3, "times")
+    sys.stderr.write("oops\nand again\n")
+    print("a line that is begun", end="")
+    sys.stdout.flush()
     lines = logfile.read_text().splitlines()
-    assert [line.partition("ERROR/MainProcess] ")[2] for line in lines] == ["hello", "oops"]
+    assert [line.partition("ERROR/MainProcess] ")[2] for line in lines] == [
+        "hello 3 times", "oops", "and again", "a line that is begun"
+    ]  # fmt: skip
 
 
 def test_without_hijacking_other_handlers_stay(logfile):
