@@ -15,30 +15,27 @@ from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, c
 from celeriac import (
     brokers,
     clock,
+    connections,
     context,
     eager,
     importing,
-    message,
     plugins,
     results,
-    stored,
     task_options,
 )
 from celeriac.async_result import AsyncResult, EagerResult
-from celeriac.brokers.contract import Broker, Record
+from celeriac.backend import Backend
+from celeriac.brokers.contract import Broker
 from celeriac.configuration import Configuration, Level
 from celeriac.declaring import annotate, declare, gen_name
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, SettingHasNoEffect, UnknownOption
 from celeriac.producer import Call, Producer
 from celeriac.registry import TaskRegistry
 from celeriac.result_sets import GroupResult, ResultSet, result_from_tuple
-from celeriac.results.contract import ResultStore
 from celeriac.results.disabled import DisabledResults
 from celeriac.setting_sources import Given
 from celeriac.settings import SETTINGS
-from celeriac.stored import Stored
 from celeriac.task import Task
-from celeriac.urls import split_urls
 from celeriac.workflow.signature import Signature, signature
 
 P = ParamSpec("P")
@@ -338,9 +335,12 @@ class Celeriac:
         retry, policy = options.pop("retry", None), options.pop("retry_policy", None)
         add_to_parent = options.pop("add_to_parent", True)
         producer = self.producer
-        call = producer.call(name, args or (), kwargs or {}, options)
-        producer.send(call, retry, policy)
         known = self.tasks.get(name)
+        if known is not None:
+            given = {option: value for option, value in options.items() if value is not None}
+            options = known.send_defaults() | given
+        call = producer.call(name, args or (), kwargs or {}, options, None, known)
+        producer.send(call, retry, policy)
         ignored = call.message.options.ignore_result
         if ignored is None and known is not None:
             ignored = known.ignore_result
@@ -362,28 +362,22 @@ class Celeriac:
     @property
     def broker(self) -> Broker:
         """Where messages are sent. Opens no connection: its first verb does."""
-        conf = self.conf
-        url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
-        return self._opened("broker", brokers.connect, url, conf.broker_transport_options)
+        return self._opened("broker", brokers.connect, connections.of_broker(self.conf))
 
     @property
-    def backend(self) -> ResultStore:
+    def backend(self) -> Backend:
         """Where results are kept: at the broker, unless `result_backend` says otherwise."""
-        conf = self.conf
-        url, options = conf.result_backend, conf.result_backend_transport_options
-        if url is not None and url.partition(":")[0] in ("disabled", "none"):
-            return DisabledResults()
-        if url is None:
-            url, options = (
-                conf.broker_write_url or conf.broker_url,
-                {**conf.broker_transport_options, **options},
-            )
-        return self._opened("result store", results.connect, _single(url, "result_backend"), options)
+        place = connections.of_results(self.conf)
+        if place is None:
+            return Backend(DisabledResults(), self.conf)
+        return self._opened("result store", self._connect_results, place)
 
-    def _opened(
-        self, what: str, connect: Callable[[str, Any], Opened], url: str, options: Mapping[str, Any]
-    ) -> Opened:
+    def _connect_results(self, url: str, options: Mapping[str, Any]) -> Backend:
+        return Backend(results.connect(url, options), self.conf)
+
+    def _opened(self, what: str, connect: Callable[[str, Any], Opened], place: connections.Place) -> Opened:
         """What is open already, or opened now: also where the settings have changed."""
+        url, options = place
         known = self._open.get(what)
         if known is None or known[:2] != (url, options):
             with self._lock:
@@ -393,13 +387,6 @@ class Celeriac:
                         known[2].close()
                     known = self._open[what] = (url, dict(options), connect(url, options))
         return cast("Opened", known[2])
-
-    def store_record(self, task_id: str, record: Stored) -> None:
-        """Store what is known of a task. Raises: ResultStoreUnavailable, EncodeError."""
-        conf = self.conf
-        accept = conf.result_accept_content or conf.accept_content
-        data = stored.encode(record, conf.result_serializer, accept, conf.result_compression)
-        self.backend.put([Record(message.key_of(task_id), data, conf.result_expires or None)])
 
     def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult:
         """The result of an earlier call, by its id."""
@@ -463,13 +450,3 @@ class Celeriac:
 
 
 Celery = Celeriac
-
-
-def _single(urls: str, setting: str) -> str:
-    """The one URL. Raises: ImproperlyConfigured: there are several."""
-    listed = split_urls(urls)
-    if len(listed) > 1:
-        raise ImproperlyConfigured(
-            f"{setting!r} gives several URLs; failing over to another comes in a later version"
-        )
-    return listed[0] if listed else urls

@@ -7,7 +7,7 @@ For every task one empty function with the same parameters is compiled; calling 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from inspect import Parameter
 from typing import Any, cast
 
@@ -48,6 +48,24 @@ def _written(parameters: list[Parameter]) -> str:
         if kind is Parameter.POSITIONAL_ONLY and kinds[place + 1 : place + 2] != [kind]:
             parts.append("/")
     return ", ".join(parts)
+
+
+def rebound(function: Callable[..., Any], args: Any, kwargs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """Arguments by place, of which those that are given by name as well are replaced."""
+    if not args:
+        return args, dict(kwargs)
+    try:
+        bound = inspect.signature(function).bind_partial(*args)
+    except (TypeError, ValueError):  # it does not tell, or they do not fit: the next run will say so
+        return args, dict(kwargs)
+    given = dict(kwargs)
+    for name in kwargs:
+        if (
+            name in bound.arguments
+            and bound.signature.parameters[name].kind is Parameter.POSITIONAL_OR_KEYWORD
+        ):
+            bound.arguments[name] = given.pop(name)
+    return bound.args, {**bound.kwargs, **given}
 
 
 def positional_names(function: Callable[..., Any]) -> list[str]:

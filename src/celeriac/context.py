@@ -54,7 +54,7 @@ class Request:
 
     __slots__ = (
         "__dict__", "called_directly", "delivery", "hostname", "is_eager", "is_entered", "message", "outer",
-        "pending_retry", "task_object",
+        "pending_retry", "replacement", "task_object",
     )  # fmt: skip
 
     def __init__(
@@ -78,6 +78,8 @@ class Request:
         self.is_entered = False
         #: The Retry that `Task.retry` has decided on. It ends the run, whether the task raised it or not.
         self.pending_retry: Any = None
+        #: The calls that take this run's place: `Task.replace` has decided on them.
+        self.replacement: list[Any] | None = None
 
     @property
     def options(self) -> Options:
@@ -96,7 +98,7 @@ class Request:
     args = _Lazy(lambda self: None if self.message is None else self.message.args)
     kwargs = _Lazy(lambda self: None if self.message is None else self.message.kwargs)
     retries = _Lazy(lambda self: self.options.retries)
-    group = _Lazy(lambda self: self.options.group)
+    group = _Lazy(lambda self: None if self.options.group is None else read_id(self.options.group))
     taskset = _Lazy(lambda self: self.group)
     group_index = _Lazy(lambda self: self.options.group_index)
     headers = _Lazy(lambda self: self.options.headers)
@@ -109,8 +111,10 @@ class Request:
     chord = _Lazy(lambda self: self.options.chord)
     shadow = _Lazy(lambda self: self.options.shadow)
     reply_to = _Lazy(lambda self: self.options.reply_to)
-    correlation_id = _Lazy(lambda self: self.id)
-    timelimit = _Lazy(lambda self: [self.options.time_limit, self.options.soft_time_limit])
+    #: As the caller said, else as the task says.
+    time_limit = _Lazy(lambda self: self._limit("time_limit"))
+    soft_time_limit = _Lazy(lambda self: self._limit("soft_time_limit"))
+    timelimit = _Lazy(lambda self: [self.time_limit, self.soft_time_limit])
     replaced_task_nesting = _Lazy(lambda self: self.options.replaced)
     origin = _Lazy(lambda self: None)
     logfile = _Lazy(lambda self: None)
@@ -118,6 +122,13 @@ class Request:
     utc = _Lazy(lambda self: True)
     eta = _Lazy(lambda self: _iso(self.options.eta))
     expires = _Lazy(lambda self: _iso(self.options.expires))
+
+    @_Lazy
+    def correlation_id(self) -> str | None:
+        """The task id, unless the caller gave it another."""
+        properties = self.options.properties or {}
+        named: str | None = properties.get("correlation_id", self.id)
+        return named
 
     @_Lazy
     def root_id(self) -> str | None:
@@ -137,6 +148,10 @@ class Request:
         asked = self.options.ignore_result
         return bool(getattr(self.task_object, "ignore_result", False)) if asked is None else asked
 
+    def _limit(self, name: str) -> float | None:
+        asked: float | None = getattr(self.options, name)
+        return getattr(self.task_object, name, None) if asked is None else asked
+
     @_Lazy
     def delivery_info(self) -> dict[str, Any]:
         """Where the message came from."""
@@ -145,7 +160,8 @@ class Request:
             "exchange": "",
             "routing_key": queue,
             "priority": self.options.priority,
-            "redelivered": self.delivery is not None and self.delivery.crashes > 0,
+            "redelivered": self.options.redelivered
+            or (self.delivery is not None and self.delivery.crashes > 0),
         }
         return info | {"is_eager": True} if self.is_eager else info
 
@@ -153,6 +169,7 @@ class Request:
     def properties(self) -> dict[str, Any]:
         """What Celery keeps in the message's properties."""
         return {
+            **(self.options.properties or {}),
             "correlation_id": self.correlation_id,
             "reply_to": self.reply_to,
             "delivery_info": {"exchange": "", "routing_key": self.delivery_info["routing_key"]},
@@ -184,15 +201,15 @@ class Request:
 
     def as_execution_options(self) -> dict[str, Any]:
         """The options with which `apply_async` would send the same call again."""
-        limit, soft_limit = self.timelimit or (None, None)
         options = {
             "task_id": self.id, "root_id": self.root_id, "parent_id": self.parent_id, "group_id": self.group,
             "group_index": self.group_index, "shadow": self.shadow, "chord": self.chord, "chain": self.chain,
             "link": self.callbacks, "link_error": self.errbacks, "expires": self.expires,
-            "soft_time_limit": soft_limit, "time_limit": limit, "headers": self.headers,
+            "soft_time_limit": self.soft_time_limit, "time_limit": self.time_limit, "headers": self.headers,
             "retries": self.retries, "reply_to": self.reply_to, "stamps": self.stamps,
             "replaced_task_nesting": self.replaced_task_nesting,
             "ignore_result": self.options.ignore_result, "priority": self.options.priority,
+            **(self.options.properties or {}),
         }  # fmt: skip
         return {name: value for name, value in options.items() if value is not None}
 

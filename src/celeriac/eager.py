@@ -31,7 +31,7 @@ def run_here(app: Any, task: Any, call: Call, throw: bool | None) -> EagerResult
     result = _result_of(task, request, ended)
     if task.store_eager_result and not isinstance(ended, Ignored | Rejected):
         record = Stored(result.state, result.result, clock.now(), result.traceback)
-        app.store_record(result.id, record)
+        app.backend.store_record(result.id, record)
     follow.send_follow_ups(task, request, ended)
     if throw:
         match ended:

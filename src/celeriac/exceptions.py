@@ -257,4 +257,19 @@ class Terminated(TaskError):
 
 
 class UnrebuiltError(TaskError):
-    """Stands for an exception that cannot be rebuilt here; its class bears the original's name."""
+    """Stands for an exception that cannot be rebuilt here; its class bears the original's name.
+
+    `exc_module`, `exc_cls_name` and `exc_args` say what it was. Where the original's class is known here and only its
+    constructor refuses the args, the stand-in is of that class too: `except ThatError` catches it.
+    """
+
+    exc_module: str = ""
+    exc_cls_name: str = ""
+    exc_args: tuple[Any, ...] = ()
+    text: str = ""
+
+    def __init__(self, *args: Any) -> None:
+        Exception.__init__(self, *args)
+
+    def __str__(self) -> str:
+        return self.text or Exception.__str__(self)

@@ -29,6 +29,7 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     "group_index": "i", "headers": "h", "stamps": "s", "links": "l", "errbacks": "f", "chain": "c", "chord": "q",
     "time_limit": "t", "soft_time_limit": "u", "ignore_result": "n", "serializer": "z", "compression": "y",
     "task_id": "d", "shadow": "w", "reply_to": "k", "unknown_since": "m", "replaced": "b",
+    "redelivered": "v", "properties": "j",
 }):  # fmt: skip
     """Everything of a message that has a default; on the wire only what differs from it."""
 
@@ -36,10 +37,10 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     eta: float | None = None
     expires: float | None = None
     retries: int = 0
-    #: Ids of other tasks: a key, or text where the caller chose its own form (see `wire_id`).
+    #: Ids of other tasks and of a group: a key, or text where the caller chose its own form (see `wire_id`).
     root: Any = None
     parent: Any = None
-    group: str | None = None
+    group: Any = None
     group_index: int | None = None
     headers: dict[str, Any] | None = None
     stamps: dict[str, Any] | None = None
@@ -58,10 +59,14 @@ class Options(msgspec.Struct, frozen=True, omit_defaults=True, rename={
     reply_to: str | None = None
     unknown_since: float | None = None
     replaced: int = 0
+    #: Whether a task has put it back into its queue.
+    redelivered: bool = False
+    #: What the caller says of the message itself, such as `app_id`.
+    properties: dict[str, Any] | None = None
 
 
 NO_OPTIONS: Final = Options()
-_ALL_NONE: Final = (None,) * 6
+_ALL_NONE: Final = (None,) * 7
 
 
 class Message(msgspec.Struct, frozen=True):
@@ -142,8 +147,13 @@ def created_at(key: bytes) -> float | None:
     return int.from_bytes(key[:6], "big") / 1000 if len(key) == 16 and key[6] >> 4 == 7 else None
 
 
-def encode(message: Message, accept: Collection[str] = ("msgpack",), max_size: int | None = None) -> bytes:
-    """The bytes of a message.
+def encode(
+    message: Message,
+    accept: Collection[str] = ("msgpack",),
+    max_size: int | None = None,
+    compress_from: int = 0,
+) -> bytes:
+    """The bytes of a message. Arguments of fewer than `compress_from` bytes are not compressed.
 
     Raises:
         EncodeError: an argument does not travel; the text says which one.
@@ -153,7 +163,7 @@ def encode(message: Message, accept: Collection[str] = ("msgpack",), max_size: i
     if options.serializer == "msgpack" and options.compression is None:
         data = _encode_inline(message)
     else:
-        data = _encode_apart(message, accept)
+        data = _encode_apart(message, accept, compress_from)
     if max_size is not None and len(data) > max_size:
         raise MessageTooLarge(
             f"the message of task {message.task!r} has {len(data):,} bytes; task_message_max_size allows "
@@ -193,7 +203,10 @@ def _encode_lowered(message: Message) -> bytes:
 
 def _lower_options(options: Options) -> Any:
     """Options whose free parts (headers, links...) may hold dates and the like."""
-    free = (options.headers, options.links, options.errbacks, options.chain, options.stamps, options.chord)
+    free = (
+        options.headers, options.links, options.errbacks, options.chain, options.stamps, options.chord,
+        options.properties,
+    )  # fmt: skip
     if free == _ALL_NONE:
         return options
     return {
@@ -216,14 +229,17 @@ def _lower_call(message: Message) -> tuple[list[Any], dict[str, Any]]:
     return args, kwargs
 
 
-def _encode_apart(message: Message, accept: Collection[str]) -> bytes:
+def _encode_apart(message: Message, accept: Collection[str], compress_from: int) -> bytes:
     options = message.options
     try:
         body = codecs.dump(options.serializer, [list(message.args), message.kwargs], accept)
     except EncodeError as exc:
         raise EncodeError(f"the arguments of task {message.task!r} cannot be sent: {exc}") from exc
     if options.compression is not None:
-        body = codecs.compress(options.compression, body)
+        if len(body) >= compress_from:
+            body = codecs.compress(options.compression, body)
+        else:
+            options = msgspec.structs.replace(options, compression=None)
     return VERSION + message.key + _pack((message.task, body, None, _lower_options(options)))
 
 

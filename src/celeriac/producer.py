@@ -48,6 +48,7 @@ class Producer:
         self.router = Router(conf)
         self._accept: frozenset[str] = frozenset(conf.accept_content)
         self._max_size: int | None = conf.task_message_max_size
+        self._compress_from: int = conf.task_compression_min_size
         self._timeout: float = conf.broker_publish_timeout
         self._may_retry: bool = conf.task_publish_retry
         self._policy: Mapping[str, Any] = conf.task_publish_retry_policy
@@ -88,6 +89,8 @@ class Producer:
         queue = self.router.checked(
             send_options.queue_name(given.get("queue") or found.get("queue") or self.router.default), name
         )
+        if "soft_time_limit" in given and "time_limit" in given:
+            send_options.check_limits(given["soft_time_limit"], given["time_limit"], name)
         given = send_options.inherit(given, with_priority=self._inherits_priority)
         resolved = send_options.resolve(given, self.defaults if defaults is None else defaults, self.zone)
         task_id = given.get("task_id")
@@ -106,7 +109,7 @@ class Producer:
             EncodeError: an argument does not travel.
             MessageTooLarge: more than `task_message_max_size` bytes.
         """
-        data = message.encode(call.message, self._accept, self._max_size)
+        data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
         return Outgoing(call.queue, data, call.priority, call.due_at)
 
     def send(self, call: Call, retry: bool | None = None, policy: Mapping[str, Any] | None = None) -> None:
@@ -120,7 +123,7 @@ class Producer:
         if (collected := COLLECTED.get()) is not None:
             collected.append(call)
             return
-        data = message.encode(call.message, self._accept, self._max_size)
+        data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
         batch = (Outgoing(call.queue, data, call.priority, call.due_at),)
         started = clock.monotonic()
         try:

@@ -107,7 +107,7 @@ class ResultSet:
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Ids and records as they come."""
         for leaf, record in self._arrivals(timeout, Wait(interval, options)):
-            yield leaf.id, meta_of(leaf.key, record) | {"task_id": leaf.id}
+            yield leaf.id, meta_of(leaf.id, record)
 
     def _arrivals(self, timeout: float | None, wait: Wait) -> Iterator[tuple[AsyncResult, Stored]]:
         """Every single result with its final record, those that are known first."""

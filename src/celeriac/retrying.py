@@ -58,7 +58,13 @@ def successor(
     return call
 
 
-def without_bound(function: Any, args: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """The old keyword arguments that new positional ones leave room for."""
-    taken = set(arguments.positional_names(function)[: len(args)])
-    return {name: value for name, value in kwargs.items() if name not in taken}
+def arguments_of(function: Any, request: Request, args: Any, kwargs: Any) -> tuple[Any, Any]:
+    """The arguments of the next run: the new ones, and of the old ones those that they leave room for."""
+    if args is None:
+        if kwargs is None:
+            return request.args, request.kwargs
+        return arguments.rebound(function, request.args, kwargs)
+    if kwargs is None:
+        taken = arguments.positional_names(function)[: len(args)]
+        kwargs = {name: value for name, value in request.kwargs.items() if name not in taken}
+    return args, kwargs

@@ -158,10 +158,12 @@ WITHOUT_EFFECT: Final[Mapping[str, str]] = {
     "kwargsrepr": "messages carry no printed copy of their arguments",
     "mandatory": "a message that is not stored is always an error",
     "immediate": "a message always waits for a worker",
-    **dict.fromkeys(
-        ("message_id", "correlation_id", "content_type", "content_encoding", "expiration", "user_id", "app_id",
-         "timestamp", "type"), "there are no AMQP properties"),
+    **dict.fromkeys(("content_type", "content_encoding"), "use serializer= and compression="),
+    "expiration": "use expires=",
 }  # fmt: skip
+
+#: AMQP's words about the message itself: a task finds them in `request.properties`.
+PROPERTIES: Final = frozenset({"app_id", "user_id", "type", "timestamp", "message_id", "correlation_id"})
 
 
 def check(options: Mapping[str, Any], task_name: str) -> dict[str, Any]:
@@ -175,7 +177,7 @@ def check(options: Mapping[str, Any], task_name: str) -> dict[str, Any]:
     stamps = set(cast("list[str]", options.get("stamped_headers") or ()))
     for name, value in options.items():
         kind = KINDS.get(name)
-        if kind is None and name not in stamps:
+        if kind is None and name not in stamps and name not in PROPERTIES:
             _check_name(name, task_name)
         elif value is not None:
             if kind is not None and not kind.fits(value):
@@ -186,6 +188,15 @@ def check(options: Mapping[str, Any], task_name: str) -> dict[str, Any]:
     if "countdown" in given and "eta" in given:
         raise InvalidOption(f"'countdown' and 'eta' were both given (sending task {task_name!r}): give one")
     return given
+
+
+def check_limits(soft: Any, hard: Any, task_name: str) -> None:
+    """Raises: ImproperlyConfigured: the soft time limit lies behind the hard one."""
+    if soft is not None and hard is not None and clock.seconds(soft) > clock.seconds(hard):
+        raise InvalidOption(
+            f"soft_time_limit must be less than or equal to time_limit, not {soft!r} and {hard!r} "
+            f"(task {task_name!r})"
+        )
 
 
 def _check_name(name: str, task_name: str) -> None:
@@ -228,17 +239,19 @@ def resolve(given: Mapping[str, Any], base: Options, zone: Callable[[], tzinfo])
             fields[field] = _compact_list(given[name])
     if "chain" in given:
         fields["chain"] = _compact_list(given["chain"])
-    for name, field in (("root_id", "root"), ("parent_id", "parent")):
+    for name, field in (("root_id", "root"), ("parent_id", "parent"), ("group_id", "group")):
         if name in given:
             fields[field] = message.wire_id(given[name])
     if "stamped_headers" in given:
         fields["stamps"] = {name: given[name] for name in given["stamped_headers"] if name in given}
+    if properties := {name: given[name] for name in PROPERTIES & given.keys()}:
+        fields["properties"] = {**(base.properties or {}), **properties}
     return Options(**{name: getattr(base, name) for name in Options.__struct_fields__} | fields)
 
 
 _FIELDS: Final[Mapping[str, str]] = {
     "priority": "priority", "headers": "headers", "ignore_result": "ignore_result", "compression": "compression",
-    "shadow": "shadow", "reply_to": "reply_to", "group_id": "group", "group_index": "group_index",
+    "shadow": "shadow", "reply_to": "reply_to", "group_index": "group_index",
     "retries": "retries", "chord": "chord", "stamps": "stamps", "replaced_task_nesting": "replaced",
 }  # fmt: skip
 
@@ -252,17 +265,13 @@ def _timestamp(moment: Any, zone: Callable[[], tzinfo]) -> float:
 
 
 def inherit(given: dict[str, Any], *, with_priority: bool) -> dict[str, Any]:
-    """The options, with what a task that is sent from inside a task has from it."""
+    """The options, with what a task that is sent from inside a task has from it. Headers and stamps are its own."""
     request = context.worker_request()
     if request is None or request.message is None:
         return given
     inherited: dict[str, Any] = {"root_id": request.root_id, "parent_id": request.id}
     if with_priority and request.options.priority:
         inherited["priority"] = request.options.priority
-    if request.headers:
-        inherited["headers"] = {**request.headers, **given.pop("headers", {})}
-    if request.stamps and "stamps" not in given and "stamped_headers" not in given:
-        inherited["stamps"] = request.stamps
     return inherited | given
 
 

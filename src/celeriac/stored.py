@@ -237,21 +237,25 @@ def rebuild(fields: Any) -> Any:
     said = rest[0] if rest else _plain_text(args)
     kind = _find_class(name, module)
     if kind is None:
-        return _stand_in(name, module, said, "whose class is not imported here")
+        return _stand_in(name, module, args, said, "whose class is not imported here")
     with contextlib.suppress(Exception):  # user code: a constructor may ask for more than the args tell
         return kind(*args)
+    why = "which cannot be built again from its args"
     try:
-        exc = kind.__new__(kind, *args)
-        exc.args = tuple(args)
-    except Exception:  # noqa: BLE001 - as above
-        return _stand_in(name, module, said, "which cannot be built again from its args")
-    return exc
+        return _stand_in(name, module, args, said, why, kind)
+    except Exception:  # noqa: BLE001 - user code: a class that cannot be made without its constructor, or inherited
+        return _stand_in(name, module, args, said, why)
 
 
-def _stand_in(name: str, module: str, said: str, why: str) -> UnrebuiltError:
-    kind = type(name.rpartition(".")[2], (UnrebuiltError,), {"__module__": module})
+def _stand_in(
+    name: str, module: str, args: list[Any], said: str, why: str, *kinds: type[Exception]
+) -> UnrebuiltError:
+    kind = type(name.rpartition(".")[2], (UnrebuiltError, *kinds), {"__module__": module})
     named = f"{module}.{name}, {why}"
-    stand_in: UnrebuiltError = kind(f"{said} ({named})" if said else named)
+    stand_in: UnrebuiltError = kind.__new__(kind, *args)
+    stand_in.args = tuple(args)
+    stand_in.exc_module, stand_in.exc_cls_name, stand_in.exc_args = module, name, tuple(args)
+    stand_in.text = f"{said} ({named})" if said else named
     return stand_in
 
 

@@ -14,14 +14,15 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import partial
 from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
 
-from celeriac import arguments, context, plugins, retrying
+from celeriac import arguments, context, plugins, retrying, send_options
 from celeriac.async_result import AsyncResult, EagerResult
 from celeriac.bulk import Pattern
 from celeriac.context import REQUEST, Request
-from celeriac.exceptions import MaxRetriesExceededError, OperationalError, Retry
+from celeriac.exceptions import Ignore, MaxRetriesExceededError, OperationalError, Retry
 from celeriac.message import Message, id_of, new_key
 from celeriac.producer import Call, Producer
 from celeriac.stored import Stored
+from celeriac.workflow import replacing
 from celeriac.workflow.signature import Signature
 
 P = ParamSpec("P")
@@ -42,16 +43,8 @@ class _Road:
     """What every plain call of one task has in common, worked out once for each state of the settings."""
 
     __slots__ = (
-        "conf",
-        "ignored",
-        "is_eager",
-        "is_plain",
-        "options",
-        "priority",
-        "producer",
-        "queue",
-        "version",
-    )
+        "conf", "ignored", "is_eager", "is_plain", "options", "priority", "producer", "queue", "version",
+    )  # fmt: skip
 
     def __init__(self, task: Task[..., Any]) -> None:
         app = task.app
@@ -60,6 +53,7 @@ class _Road:
         self.producer: Producer = app.producer
         self.is_eager: bool = self.conf.task_always_eager
         self.ignored: bool = task.ignore_result
+        send_options.check_limits(task.soft_time_limit, task.time_limit, task.name)
         own = task.send_defaults()
         self.options = self.producer.defaults_of(own)
         self.priority = self.options.priority
@@ -366,7 +360,7 @@ class Task(Generic[P, R]):
         task_id = task_id or request.id
         if task_id is None:
             raise RuntimeError("update_state needs a task_id outside a run")
-        self.app.store_record(task_id, Stored(state or "PROGRESS", meta))
+        self.app.backend.store_record(task_id, Stored(state or "PROGRESS", meta))
 
     def retry(
         self,
@@ -390,11 +384,7 @@ class Task(Generic[P, R]):
             raise exc or Retry("Task can be retried", None)
         limit = self.max_retries if max_retries is None else max_retries
         retries = request.retries + 1
-        if kwargs is None:
-            kwargs = (
-                request.kwargs if args is None else retrying.without_bound(self.run, args, request.kwargs)
-            )
-        args = request.args if args is None else args
+        args, kwargs = retrying.arguments_of(self.run, request, args, kwargs)
         if limit is not None and retries > limit:
             if exc is not None:
                 raise exc
@@ -409,6 +399,26 @@ class Task(Generic[P, R]):
         if throw:
             raise retry
         return retry
+
+    def replace(self, sig: Any) -> Any:
+        """End this run, and let the signature take its place: under the same id, with all that was to follow.
+
+        In a worker it is sent together with the end of this message. Write `return self.replace(other.s())`.
+
+        Raises:
+            Ignore: always, in a worker.
+            ImproperlyConfigured: an empty chain, or part of a chord.
+        """
+        return self.on_replace(replacing.successor(sig, self.request, self.app))
+
+    def on_replace(self, sig: Signature) -> Any:
+        """Called by `replace` with the signature to send. An override ends with `return super().on_replace(sig)`."""
+        request = self.request
+        if request.is_eager:
+            return sig.apply().get()
+        with context.collecting() as request.replacement:
+            sig.apply_async()
+        raise Ignore("Replaced by new task")
 
     def retry_of(self, exc: BaseException) -> Retry | None:
         """The retry that the task's options ask for after this exception; None where it is a failure."""

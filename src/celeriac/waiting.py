@@ -16,6 +16,7 @@ from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
 
 _LONGEST_WAIT: Final = 5.0
+_EXTENDED: Final = ("name", "args", "kwargs", "worker", "retries", "queue", "parent_id", "group_id")
 UNKNOWN: Final = Stored(states.PENDING)
 
 
@@ -108,7 +109,7 @@ def arrivals(app: Results, store: ResultStore, keys: Sequence[bytes], timeout: f
             for key, data in found.items():
                 record = read(app, data)
                 if wait.on_message is not None:
-                    wait.on_message(meta_of(key, record))
+                    wait.on_message(meta_of(message.id_of(key), record))
                 if record.state in states.READY_STATES and key in missing:
                     missing.discard(key)
                     watch.discard([key])
@@ -125,12 +126,15 @@ def read(app: Results, data: bytes) -> Stored:
     return stored.decode(data, app.conf.result_accept_content or app.conf.accept_content)
 
 
-def meta_of(key: bytes, record: Stored) -> dict[str, Any]:
-    """A record as Celery shows it."""
-    return {
-        "task_id": message.id_of(key), "status": record.state, "result": record.result,
-        "traceback": record.traceback, "children": record.children, "date_done": record.date_done,
+def meta_of(task_id: str, record: Stored) -> dict[str, Any]:
+    """A record as Celery shows it; what `result_extended` adds is there where it was kept."""
+    ended_at = None if record.date_done is None else clock.moment(record.date_done).isoformat()
+    meta = {
+        "task_id": task_id, "status": record.state, "result": record.result, "traceback": record.traceback,
+        "children": record.children, "date_done": ended_at,
     }  # fmt: skip
+    extended = {name: getattr(record, name) for name in _EXTENDED}
+    return meta | {name: value for name, value in extended.items() if value is not None}
 
 
 def raise_failure(record: Stored) -> None:

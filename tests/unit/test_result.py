@@ -32,11 +32,11 @@ def app(request: pytest.FixtureRequest) -> Iterator[Celeriac]:
 
 
 def succeed(app: Celeriac, task_id: str, value: Any) -> None:
-    app.store_record(task_id, Stored(states.SUCCESS, value, 1.5))
+    app.backend.store_record(task_id, Stored(states.SUCCESS, value, 1.5))
 
 
 def fail(app: Celeriac, task_id: str, error: Exception) -> None:
-    app.store_record(task_id, failure_of(error, "Traceback: there", 1.5))
+    app.backend.store_record(task_id, failure_of(error, "Traceback: there", 1.5))
 
 
 def test_nothing_is_known_at_first(app: Celeriac) -> None:
@@ -75,7 +75,7 @@ def test_an_error_is_raised_with_the_workers_traceback(app: Celeriac) -> None:
 
 
 def test_progress_is_a_state_of_its_own(app: Celeriac) -> None:
-    app.store_record("a", Stored("PROGRESS", {"done": 3}))
+    app.backend.store_record("a", Stored("PROGRESS", {"done": 3}))
     result = app.AsyncResult("a")
     assert (result.state, result.info, result.ready()) == ("PROGRESS", {"done": 3}, False)
 

@@ -204,7 +204,7 @@ def test_a_group_is_sent_in_bulk_under_one_id(app: Celeriac, add: Any) -> None:
     assert len(result) == 2500
     assert app.broker.stats("celery").ready + len(members) == 2500
     assert [one.args for one in members[:3]] == [[0, 0], [1, 1], [2, 2]]
-    assert {one.options.group for one in members} == {result.id}
+    assert {message.read_id(one.options.group) for one in members} == {result.id}
     assert [one.options.group_index for one in members[:3]] == [0, 1, 2]
     assert [one.id for one in members] == [one.id for one in result][: len(members)]
     assert {one.options.priority for one in members} == {3}

@@ -71,7 +71,9 @@ def test_an_error_comes_back_as_its_own_class(error: Exception) -> None:
 
 def test_a_constructor_that_asks_for_more_is_not_run() -> None:
     back = there_and_back(failure_of(Custom(3, hint="h"), None)).result
-    assert (type(back), back.args) == (Custom, (3,))
+    assert isinstance(back, Custom) and isinstance(back, UnrebuiltError)
+    assert (back.args, back.exc_args, back.exc_cls_name) == ((3,), (3,), "Custom")
+    assert "Custom, which cannot be built again" in str(back) and "3" in str(back)
 
 
 def test_arguments_that_do_not_travel_become_text() -> None:

@@ -87,7 +87,10 @@ class Address:
             self.prefix += ":"
         self.connect_timeout = _number(query, "socket_connect_timeout", 4.0)
         self.timeout = _number(query, "socket_timeout", 10.0)
+        #: The most connections of a pool; 0 is no limit.
         self.pool_limit = int(_number(query, "pool_limit", 10))
+        self.keepalive = _truth(query, "socket_keepalive", True)
+        self.client_name = query.get("client_name")
         self.tls = _tls(url, query)
         try:
             self.database = int(database or 0)
@@ -118,7 +121,7 @@ class Address:
                 with _closed_on_error(sock):
                     sock.settimeout(max(0.001, deadline - clock.monotonic()))
                     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, self.keepalive)
                     sock.connect(where)
                     if self.tls is not None:
                         sock = self.tls.wrap_socket(sock, server_hostname=self.host)
@@ -136,20 +139,26 @@ def _number(query: Mapping[str, Any], name: str, default: float) -> float:
         raise ImproperlyConfigured(f"the transport option {name!r} is a number, not {value!r}") from None
 
 
+def _truth(query: Mapping[str, Any], name: str, default: bool) -> bool:
+    return str(query.get(name, default)).lower() not in ("false", "0", "no")
+
+
 def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
     """The TLS context of `rediss://` and of `ssl_*` options, which bear redis-py's names."""
-    if url.scheme != "rediss" and not query.get("ssl"):
+    if url.scheme != "rediss" and not _truth(query, "ssl", False):
         return None
     # Loaded when it is needed: OpenSSL costs a process that does not use it some 2 MB.
     context: ssl.SSLContext = plugins.load("ssl:create_default_context")(
-        cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path")
+        cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"), cadata=query.get("ssl_ca_data")
     )
     checks = str(query.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
     if checks == "none":
         context.check_hostname = False
         context.verify_mode = plugins.load("ssl:CERT_NONE")
-    elif str(query.get("ssl_check_hostname", "true")).lower() in ("false", "0", "no"):
+    elif not _truth(query, "ssl_check_hostname", True):
         context.check_hostname = False
+    if query.get("ssl_ciphers"):
+        context.set_ciphers(query["ssl_ciphers"])
     if query.get("ssl_certfile"):
         context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"), query.get("ssl_password"))
     return context
@@ -203,6 +212,8 @@ class Connection:
         hello: Command = ("HELLO", "3")
         if address.password is not None:
             hello += ("AUTH", address.username or "default", address.password)
+        if address.client_name:
+            hello += ("SETNAME", str(address.client_name))
         commands: list[Command] = [hello]
         if address.database:
             commands.append(("SELECT", address.database))
@@ -345,7 +356,7 @@ class Pool:
         if self._pid != os.getpid():
             self._start_over()
         with self._condition:
-            while not self._idle and self._open >= self.address.pool_limit:
+            while not self._idle and 0 < self.address.pool_limit <= self._open:
                 if not self._condition.wait(max(0.0, deadline - clock.monotonic())):
                     raise TimeoutError(
                         f"all {self._open} connections of the pool are busy (broker_pool_limit)"

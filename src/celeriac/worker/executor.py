@@ -13,7 +13,10 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from celeriac import clock, states, stored
+import msgspec
+
+from celeriac import clock, message, states, stored
+from celeriac.backend import lifetime
 from celeriac.brokers.contract import Ack, Action, Bury, Outgoing, Record, Replace, Settlement
 from celeriac.context import Request
 from celeriac.events import (
@@ -27,6 +30,7 @@ from celeriac.events import (
     TaskSucceeded,
 )
 from celeriac.exceptions import (
+    Reject,
     SoftTimeLimitExceeded,
     TaskRevokedError,
     TimeLimitExceeded,
@@ -71,7 +75,8 @@ class Workbench:
         self.thread_limits: limits.ThreadLimits | None = None
         #: Whether messages wait in this process for a slot; then ends of runs may wait for each other.
         self.has_waiting: Callable[[], bool] = bool
-        self.result_ttl: float | None = conf.result_expires
+        self.result_ttl: float | None = lifetime(conf, states.SUCCESS)
+        self.failure_ttl: float | None = lifetime(conf, states.FAILURE)
         self.result_serializer: str = conf.result_serializer
         self.result_compression: str | None = conf.result_compression
         self.result_accept: frozenset[str] = frozenset(conf.result_accept_content or conf.accept_content)
@@ -169,20 +174,27 @@ def _settlement(request: Request, outcome: Outcome, bench: Workbench) -> Settlem
 
 def _action(request: Request, outcome: Outcome, bench: Workbench) -> Action:
     """What becomes of the message."""
-    assert request.delivery is not None
-    delivery, task = request.delivery, request.task_object
+    task = request.task_object
     match outcome:
         case Retried(retry):
             return Replace(bench.app.producer.outgoing(retry.sig))
         case Rejected(_, requeue=True):
-            # To the end of its queue: at the head it would come back before anything else.
-            return Replace(Outgoing(delivery.queue, delivery.data, request.options.priority))
+            return Replace(_put_back(request, bench))
         case Rejected(reason):
             return Bury("rejected", reason)
         case Failure(error) if not task.acks_on_failure_or_timeout:
             return Bury("failed", f"{type(error).__name__}: {error}")
         case _:
             return ACK
+
+
+def _put_back(request: Request, bench: Workbench) -> Outgoing:
+    """The same message for the end of its queue: at the head it would come back before anything else."""
+    assert request.delivery is not None and request.message is not None
+    options = msgspec.structs.replace(request.options, redelivered=True)
+    successor = msgspec.structs.replace(request.message, options=options)
+    data = message.encode(successor, bench.app.conf.accept_content)
+    return Outgoing(request.delivery.queue, data, options.priority)
 
 
 def _ignores(request: Request) -> bool:
@@ -194,7 +206,7 @@ def _records(request: Request, outcome: Outcome, bench: Workbench) -> Sequence[R
     """The record to store, if this outcome of this task is to be stored."""
     ignores = _ignores(request)
     if ignores and not (
-        isinstance(outcome, Failure | Revoked) and request.task_object.store_errors_even_if_ignored
+        isinstance(outcome, Failure | Revoked | Rejected) and request.task_object.store_errors_even_if_ignored
     ):
         return ()
     match outcome:
@@ -204,6 +216,9 @@ def _records(request: Request, outcome: Outcome, bench: Workbench) -> Sequence[R
             record = Stored(states.FAILURE, error, clock.now(), text)
         case Retried(retry, text):
             record = Stored(states.RETRY, retry.exc or retry, None, text)
+        case Rejected(reason, requeue=False):
+            # It will never run again: whoever waits for it is told so.
+            record = Stored(states.FAILURE, Reject(reason), clock.now())
         case Revoked(reason):
             record = Stored(states.REVOKED, TaskRevokedError(reason), clock.now())
         case _:
@@ -226,7 +241,8 @@ def _record(request: Request, record: Stored, bench: Workbench) -> Record:
         record.queue = request.delivery.queue
         record.parent_id, record.group_id = request.parent_id, request.group
     data = stored.encode(record, bench.result_serializer, bench.result_accept, bench.result_compression)
-    return Record(request.delivery.key, data, bench.result_ttl)
+    ttl = bench.failure_ttl if record.state == states.FAILURE else bench.result_ttl
+    return Record(request.delivery.key, data, ttl)
 
 
 def _store_started(request: Request, bench: Workbench) -> None:

@@ -21,7 +21,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from celeriac import pools, wire
+from celeriac import connections, pools, wire
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.wire import Channel, ChildBoard, Fork, WorkerOptions
 
@@ -150,7 +150,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         hostname=hostname,
         app=str(getattr(app, "main", None) or options.app),
         broker_url=conf.broker_write_url or conf.broker_url,
-        broker_options=dict(conf.broker_transport_options),
+        broker_options=connections.of_broker(conf)[1],
         broker_lost_timeout=conf.broker_connection_lost_timeout,
         results=conf.result_backend or "at the broker",
         queues=queues_of(conf, options, hostname),

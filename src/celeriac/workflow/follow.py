@@ -14,7 +14,7 @@ from celeriac import context, message
 from celeriac.brokers.contract import Outgoing
 from celeriac.context import Request
 from celeriac.events import BUS, HookFailed
-from celeriac.outcome import Failure, Outcome, Success, text_of
+from celeriac.outcome import Failure, Ignored, Outcome, Success, text_of
 from celeriac.workflow.signature import Signature, maybe_signature
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -22,6 +22,8 @@ _NOTHING: Final[dict[str, Any]] = {}
 
 def follow_ups(task: Any, request: Request, outcome: Outcome) -> list[Outgoing]:
     """The messages that follow a run that ended so. Error callbacks that are functions here are called."""
+    if request.replacement and isinstance(outcome, Ignored):
+        return [task.app.producer.outgoing(call) for call in request.replacement]
     if not request.is_chained:
         return []
     app = task.app

@@ -1,0 +1,103 @@
+"""What the settings say about connections, as the URL and the options that adapters take.
+
+Pure functions of the settings: nothing here connects. The settings that bear Redis's name, and the ones for TLS, are
+for Redis; what `broker_transport_options` and `result_backend_transport_options` say wins over them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.plugins import nearest
+from celeriac.urls import split_urls
+
+Place = tuple[str, dict[str, Any]]
+
+_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey"})
+_TLS: Final = (
+    "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname",
+    "ssl_ciphers", "ssl_keyfile", "ssl_password",
+)  # fmt: skip
+#: What `ssl.CERT_NONE` and its like are, by number and by name.
+_CHECKS: Final = ("none", "optional", "required")
+
+
+def of_broker(conf: Any) -> Place:
+    """Where messages are sent and taken. Raises: ImproperlyConfigured: there are several URLs."""
+    url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
+    options: dict[str, Any] = {}
+    if _scheme(url) in _REDIS:
+        options = {
+            "pool_limit": conf.broker_pool_limit or 0,
+            "socket_connect_timeout": conf.broker_connection_timeout,
+            **_tls(conf.broker_use_ssl, "broker_use_ssl"),
+        }
+    return url, options | conf.broker_transport_options
+
+
+def of_results(conf: Any) -> Place | None:
+    """Where results are kept: at the broker, unless `result_backend` says otherwise; None is nowhere."""
+    if conf.result_backend is None:
+        url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
+        tls = _tls(conf.redis_backend_use_ssl or conf.broker_use_ssl, "broker_use_ssl")
+        transport = {**conf.broker_transport_options, **conf.result_backend_transport_options}
+    elif _scheme(conf.result_backend) in ("disabled", "none"):
+        return None
+    else:
+        url = _single(conf.result_backend, "result_backend")
+        tls = _tls(conf.redis_backend_use_ssl, "redis_backend_use_ssl")
+        transport = dict(conf.result_backend_transport_options)
+    if _scheme(url) not in _REDIS:
+        return url, transport
+    given = {
+        "pool_limit": conf.redis_max_connections or conf.broker_pool_limit or 0,
+        "socket_timeout": conf.redis_socket_timeout,
+        "socket_connect_timeout": conf.redis_socket_connect_timeout or conf.redis_socket_timeout,
+        "socket_keepalive": conf.redis_socket_keepalive,
+        "client_name": conf.redis_client_name,
+    }
+    return url, {name: value for name, value in given.items() if value is not None} | tls | transport
+
+
+def _single(urls: str, setting: str) -> str:
+    """The one URL. Raises: ImproperlyConfigured: there are several."""
+    listed = split_urls(urls)
+    if len(listed) > 1:
+        raise ImproperlyConfigured(
+            f"{setting!r} gives several URLs; failing over to another comes in a later version"
+        )
+    return listed[0] if listed else urls
+
+
+def _scheme(url: str) -> str:
+    return url.partition(":")[0].lower()
+
+
+def _tls(given: Any, setting: str) -> dict[str, Any]:
+    """`broker_use_ssl` and its like as options: `ssl`, `ssl_ca_certs`... Names without `ssl_` are AMQP's."""
+    if not given:
+        return {}
+    if not isinstance(given, Mapping):
+        return {"ssl": True}
+    options: dict[str, Any] = {"ssl": True}
+    for short, value in cast("Mapping[str, Any]", given).items():
+        name = f"ssl_{short.removeprefix('ssl_')}"
+        if name not in _TLS:
+            raise ImproperlyConfigured(f"{setting!r} knows no {short!r}.{nearest(name, _TLS)}")
+        options[name] = _checks(value, setting) if name == "ssl_cert_reqs" else value
+    return options
+
+
+def _checks(value: Any, setting: str) -> str:
+    """`ssl.CERT_REQUIRED`, its number, or its name, as a word."""
+    if value is None:
+        return "none"
+    word = str(getattr(value, "name", value)).lower().removeprefix("cert_")
+    word = _CHECKS[int(word)] if word in ("0", "1", "2") else word
+    if word not in _CHECKS:
+        raise ImproperlyConfigured(
+            f"'ssl_cert_reqs' of {setting!r} must be 'required', 'optional' or 'none', not {value!r}"
+        )
+    return word
