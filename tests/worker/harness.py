@@ -41,9 +41,11 @@ class Site:
         self.app = workload.make_app(url, **settings)
         self.workers: list[Worker] = []
 
-    def worker(self, *flags: str, ready: bool = True, **settings: Any) -> Worker:
+    def worker(
+        self, *flags: str, ready: bool = True, environ: dict[str, str] | None = None, **settings: Any
+    ) -> Worker:
         """Start a worker; return when it takes messages, unless `ready` is False."""
-        worker = Worker(self, len(self.workers) + 1, flags, settings)
+        worker = Worker(self, len(self.workers) + 1, flags, settings, environ or {})
         self.workers.append(worker)
         if ready:
             worker.wait_ready()
@@ -128,7 +130,10 @@ class Site:
 class Worker:
     """`python -m celeriac -A workload worker`, as a process with a log file."""
 
-    def __init__(self, site: Site, number: int, flags: tuple[str, ...], settings: dict[str, Any]) -> None:
+    def __init__(
+        self, site: Site, number: int, flags: tuple[str, ...], settings: dict[str, Any], more: dict[str, str]
+    ) -> None:
+        """`settings` and `more`, environment variables, are over the site's own."""
         self.site = site
         self.number = number
         self.log_path = site.folder / f"worker-{number}.log"
@@ -136,9 +141,9 @@ class Worker:
             name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))
         }
         environ |= {
-            "PYTHONPATH": str(Path(__file__).parent), "WORKLOAD_FOLDER": str(site.folder),
+            "PYTHONPATH": python_path(), "WORKLOAD_FOLDER": str(site.folder),
             "WORKLOAD_BROKER": site.url, "WORKLOAD_SETTINGS": json.dumps({**site.settings, **settings}),
-            "PYTHONFAULTHANDLER": "",
+            **more,
         }  # fmt: skip
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
@@ -216,6 +221,13 @@ class Worker:
                     os.kill(pid, signal.SIGKILL)
             self.process.wait(WAIT)
             wait_until(lambda: not any(map(is_running, pids)), lambda: f"still there: {pids}")
+
+
+def python_path(*first: Path) -> str:
+    """Where a worker looks for modules: in these folders, in this one, and where this process was told to look."""
+    return os.pathsep.join(
+        map(str, filter(None, [*first, Path(__file__).parent, os.environ.get("PYTHONPATH")]))
+    )
 
 
 def wait_until(condition: Callable[[], Any], told: Callable[[], str] = str, timeout: float = WAIT) -> None:

@@ -298,6 +298,12 @@ class Connection:
         poller.register(also, select.POLLIN)
         return any(number == also for number, _ in poller.poll(max(0.0, timeout) * 1000))
 
+    def is_closed(self) -> bool:
+        """Whether the server has closed it while it was idle, as one that expects nothing sees it."""
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
+
     def gather(self) -> bool:
         """Note pushes that have arrived, without waiting. True: there are some. Raises: OSError.
 
@@ -381,6 +387,13 @@ class Pool:
         if connection.pid == self._pid:
             self._gone()
 
+    def _drop_closed(self) -> None:
+        """Forget idle connections that the server has closed: after its restart the first call must not fail."""
+        with self._condition:
+            while self._idle and self._idle[-1].is_closed():
+                self._idle.pop().close()
+                self._open -= 1
+
     def _gone(self) -> None:
         with self._condition:
             self._open -= 1
@@ -400,6 +413,7 @@ class Pool:
     def connection(self, timeout: float) -> Generator[Connection]:
         """A connection for a few calls that take `timeout` seconds in all; dropped if anything fails on the wire."""
         deadline = clock.monotonic() + timeout
+        self._drop_closed()
         connection = self.acquire(deadline)
         try:
             connection.set_timeout(deadline - clock.monotonic())

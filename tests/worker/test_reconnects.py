@@ -1,0 +1,138 @@
+"""Brokers that are not there yet, go away and come back: workers wait, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from harness import WAIT, Site, wait_until
+from tests.servers import PrivateRedis
+
+
+@pytest.fixture
+def fragile(private_redis: PrivateRedis, tmp_path: Path) -> Iterator[Site]:
+    """A site on a Redis server that the test may do anything to."""
+    site = Site(tmp_path, private_redis.url)
+    yield site
+    site.close()
+
+
+def test_a_worker_waits_for_a_broker_that_is_not_there_yet(fragile: Site, private_redis: PrivateRedis):
+    private_redis.stop()
+    worker = fragile.worker("-c", "1", ready=False)
+    worker.wait_log("Cannot connect to")
+    private_redis.start()
+    assert fragile.send("add", 1, 2).get(timeout=WAIT) == 3
+    worker.wait_log("again after")
+    assert worker.stop() == 0
+
+
+@pytest.mark.parametrize("end", [PrivateRedis.stop, PrivateRedis.kill], ids=["shutdown", "power cut"])
+def test_a_broker_that_restarts_loses_no_task(
+    fragile: Site, private_redis: PrivateRedis, end: Callable[[PrivateRedis], None]
+):
+    results = [fragile.send("plain", n) for n in range(300)]
+    slow = [fragile.send("holds", "gate") for _ in range(2)]
+    results += [fragile.send("plain", n) for n in range(300, 400)]
+    worker = fragile.worker("-c", "2")
+    for result in slow:
+        fragile.wait_note(result, "start")
+    end(private_redis)
+    worker.wait_log("Cannot connect to")
+    fragile.open("gate")
+    for result in slow:
+        fragile.wait_note(result, "end")
+    private_redis.start()
+    back_at = time.monotonic()
+    fragile.wait_empty()
+    assert time.monotonic() - back_at < 5.0 + 5.0
+    ran = [note["id"] for note in fragile.notes(what="plain")]
+    assert set(ran) == {result.id for result in results}
+    assert len(ran) == len(results)
+    assert all(result.successful() for result in slow)
+    assert all(len(fragile.notes(result, "start")) == 1 for result in slow)
+    assert fragile.stats().dead == 0 and worker.stop() == 0
+
+
+def test_what_was_stored_before_a_power_cut_is_there_after_it(fragile: Site, private_redis: PrivateRedis):
+    ready = fragile.send("add", 1)
+    delayed = fragile.call("add", 2, countdown=0.5)
+    private_redis.kill()
+    private_redis.start()
+    fragile.worker("-c", "1")
+    assert (ready.get(timeout=WAIT), delayed.get(timeout=WAIT)) == (2, 3)
+
+
+def test_a_broker_that_hangs_for_a_moment_makes_nobody_run_twice(fragile: Site, private_redis: PrivateRedis):
+    worker = fragile.worker("-c", "1", worker_lease=1.0)
+    result = fragile.send("holds", "gate")
+    fragile.wait_note(result, "start")
+    other = fragile.worker("-c", "1", worker_lease=1.0)
+    with private_redis.frozen():
+        until = time.monotonic() + 2.5  # longer than the lease
+        wait_until(lambda: time.monotonic() > until)
+    assert fragile.send("add", 1).get(timeout=WAIT) == 2
+    fragile.open("gate")
+    result.get(timeout=WAIT)
+    assert len(fragile.notes(result, "start")) == 1
+    assert (worker.stop(), other.stop()) == (0, 0)
+
+
+def test_a_worker_whose_broker_stays_away_exits_with_an_error(fragile: Site, private_redis: PrivateRedis):
+    worker = fragile.worker("-c", "1", broker_connection_lost_timeout=0.5, worker_lease=1.0)
+    private_redis.stop()
+    assert worker.exit_code() == 69
+    assert "the broker has been away for too long" in worker.log()
+
+
+def test_a_worker_without_its_broker_can_be_stopped(fragile: Site, private_redis: PrivateRedis):
+    worker = fragile.worker("-c", "1")
+    private_redis.stop()
+    worker.wait_log("Cannot connect to")
+    started = time.monotonic()
+    assert worker.stop() == 0
+    assert time.monotonic() - started < 15.0
+
+
+def test_a_result_store_that_is_away_fails_no_send_and_loses_no_result(
+    private_redis: PrivateRedis, tmp_path: Path
+):
+    site = Site(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite", result_backend=private_redis.url)
+    private_redis.stop()
+    result = site.send("add", 1, 2)
+    worker = site.worker("-c", "1")
+    site.wait_note(result, "add")
+    worker.wait_log("Cannot connect to")
+    assert site.stats().running == 1
+    private_redis.start()
+    assert result.get(timeout=WAIT) == 3
+    site.wait_empty()
+    assert len(site.notes(result)) == 1
+    site.close()
+
+
+def test_a_worker_that_was_paused_cannot_settle_what_others_have_taken(site: Site):
+    paused = site.worker("-c", "1", worker_lease=1.0)
+    result = site.send("holds", "gate")
+    first = site.wait_note(result, "start")
+    pids = paused.tree()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        site.worker("-c", "1", worker_lease=1.0)
+        again = site.wait_note(result, "start", 2)
+        site.open("gate")
+        assert result.get(timeout=WAIT) == again["pid"] != first["pid"]
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    # The late end of the paused run changes nothing, and its worker goes on.
+    paused.wait_log("its end was refused")
+    assert result.get(timeout=WAIT) == again["pid"]
+    assert site.app.AsyncResult(result.id).get(timeout=WAIT) == again["pid"]
+    site.wait_empty()
+    assert paused.stop() == 0 and site.stats().dead == 0
