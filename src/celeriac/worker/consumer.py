@@ -37,7 +37,10 @@ from celeriac.worker.executor import Workbench
 #: How long one `take` may wait (seconds). Stopping does not wait for it: `wake` ends it.
 _TAKE: Final = 30.0
 _LONGEST_PAUSE: Final = 2.0
+_SHORTEST_PUT_BACK: Final = 0.25
 _LONGEST_PUT_BACK: Final = 5.0
+#: How long a worker that has put back an unknown task lets others look first, then and when it is due (seconds).
+_COURTESY: Final = 0.05
 
 
 class TaskConsumer:
@@ -80,6 +83,8 @@ class TaskConsumer:
         self._has_told = False
         #: When what holds up `waiting` began (monotonic); 0.0 while none does. Written by the main thread.
         self.busy_since = 0.0
+        #: When to let others look first (monotonic): after a put-back at once, and when it is due.
+        self._courtesies: deque[float] = deque()
         bench.has_waiting = self.waiting.__len__  # type: ignore[assignment]
 
     def run(self) -> None:
@@ -142,7 +147,7 @@ class TaskConsumer:
         attempt, lost_at = 0, 0.0
         while not (self.stopping.is_set() or self._retiring):
             try:
-                deliveries = self._consumer.take(limit, _TAKE)
+                deliveries = self._consumer.take(limit, self._stand_back())
             except LeaseLost:
                 BUS.emit(LeaseWasLost(self._consumer.owner))
                 self._on_owner(self._consumer.owner)
@@ -161,6 +166,16 @@ class TaskConsumer:
             if deliveries:
                 return deliveries
         return []
+
+    def _stand_back(self) -> float:
+        """Let others look first where it is time for that; how long the next `take` may wait."""
+        while self._courtesies:
+            left = self._courtesies[0] - clock.monotonic()
+            if left > _COURTESY / 2:
+                return min(_TAKE, left - _COURTESY / 2)
+            self._courtesies.popleft()
+            self.stopping.wait(max(0.0, left + _COURTESY))
+        return _TAKE
 
     def _hand_over(self) -> None:
         if not self._pool.free():
@@ -220,9 +235,12 @@ class TaskConsumer:
         if put_back:
             options = msgspec.structs.replace(decoded.options, unknown_since=since)
             data = message.encode(msgspec.structs.replace(decoded, options=options), self._accept)
-            due_at = now + min(_LONGEST_PUT_BACK, self._grace / 10)
+            # Soon at first, then after as long again as it has waited.
+            delay = min(_LONGEST_PUT_BACK, self._grace / 10, max(_SHORTEST_PUT_BACK, now - since))
+            due_at = now + delay
             successor = Outgoing(delivery.queue, data, options.priority, due_at)
             self._bench.settler.add(Settlement(delivery, Replace(successor)))
+            self._courtesies = deque((clock.monotonic(), clock.monotonic() + delay))
         else:
             text = f"no worker of this queue knows the task {decoded.task!r}"
             self._bench.settler.add(Settlement(delivery, Bury("unknown task", text)))
