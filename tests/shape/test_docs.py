@@ -74,7 +74,9 @@ def test_links_lead_somewhere(page: Path) -> None:
 def test_files_and_tests_that_are_named_exist(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert [name for name in FILE.findall(text) if not (ROOT / name).exists()] == []
-    assert [f"{file}::{test}" for file, test in TEST.findall(text) if test not in known_tests(ROOT / file)] == []
+    assert [
+        f"{file}::{test}" for file, test in TEST.findall(text) if test not in known_tests(ROOT / file)
+    ] == []
 
 
 def known_tests(path: Path) -> set[str]:
