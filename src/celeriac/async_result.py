@@ -6,20 +6,32 @@ an application only as the `Results` protocol, and starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator
 from datetime import datetime
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
 
 from celeriac import clock, context, message, plugins, states
 from celeriac.context import Results
 from celeriac.exceptions import ResultNotStored
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
-from celeriac.waiting import UNKNOWN, Wait, WaitOptions, arrivals, raise_failure, read
+from celeriac.waiting import UNKNOWN, Wait, WaitOptions, arrivals, check_options, raise_failure, read
+
+if TYPE_CHECKING:
+    # A type variable with a default is Python 3.13's; type checkers know it from here under any version.
+    from typing_extensions import TypeVar
+
+    R = TypeVar("R", covariant=True, default=Any)
+    T = TypeVar("T")
+else:
+    from typing import TypeVar
+
+    R = TypeVar("R")
+    T = TypeVar("T")
 
 
-class AsyncResult:
-    """The result of one call, by its task id."""
+class AsyncResult(Generic[R]):
+    """The result of one call, by its task id. For type checkers it knows what the task returns."""
 
     __slots__ = ("__weakref__", "_app", "_store", "final", "id", "ignored", "parent", "task_name")
 
@@ -63,6 +75,16 @@ class AsyncResult:
         """The id as the store knows it."""
         return message.key_of(self.id)
 
+    @overload
+    def get(
+        self: AsyncResult[Coroutine[Any, Any, T]], timeout: float | None = ..., propagate: bool = ...,
+        interval: float = ..., **options: Unpack[WaitOptions],
+    ) -> T: ...  # fmt: skip
+    @overload
+    def get(
+        self, timeout: float | None = ..., propagate: bool = ..., interval: float = ...,
+        **options: Unpack[WaitOptions],
+    ) -> R: ...  # fmt: skip
     def get(
         self,
         timeout: float | None = None,
@@ -101,8 +123,8 @@ class AsyncResult:
             raise_failure(record)
         raise AssertionError("a store's watch ended early")
 
-    def _parents(self) -> Iterator[AsyncResult]:
-        node = self.parent
+    def _parents(self) -> Iterator[AsyncResult[Any]]:
+        node: Any = self.parent
         while isinstance(node, AsyncResult):
             yield node
             node = node.parent
@@ -116,9 +138,13 @@ class AsyncResult:
                 "or set task_ignore_result=False."
             )
 
+    @overload
+    def __await__(self: AsyncResult[Coroutine[Any, Any, T]]) -> Generator[Any, None, T]: ...
+    @overload
+    def __await__(self) -> Generator[Any, None, R]: ...
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait without blocking the event loop: `value = await result`."""
-        wait_for: Callable[[AsyncResult], Any] = plugins.load("celeriac.aio:result_of")
+        wait_for: Callable[[Any], Any] = plugins.load("celeriac.aio:result_of")
         value: Generator[Any, None, Any] = wait_for(self).__await__()
         return value
 
@@ -241,7 +267,7 @@ class AsyncResult:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, AsyncResult):
-            return self.id == other.id
+            return bool(self.id == other.id)
         return self.id == other if isinstance(other, str) else NotImplemented
 
     def __hash__(self) -> int:
@@ -257,7 +283,7 @@ class AsyncResult:
         return type(self), (self.id, None, self.task_name, None, self.parent, self.ignored)
 
 
-class EagerResult(AsyncResult):
+class EagerResult(AsyncResult[R]):
     """The result of a task that ran in its caller."""
 
     __slots__ = ()
@@ -268,14 +294,33 @@ class EagerResult(AsyncResult):
         super().__init__(id, None, name, ignored=False)
         self.final = Stored(state, ret_value, None, traceback)
 
-    def get(self, timeout: float | None = None, propagate: bool = True, *args: Any, **kwargs: Any) -> Any:
-        """The return value; the task's exception is raised."""
+    @overload
+    def get(
+        self: EagerResult[Coroutine[Any, Any, T]], timeout: float | None = ..., propagate: bool = ...,
+        interval: float = ..., **options: Unpack[WaitOptions],
+    ) -> T: ...  # fmt: skip
+    @overload
+    def get(
+        self, timeout: float | None = ..., propagate: bool = ..., interval: float = ...,
+        **options: Unpack[WaitOptions],
+    ) -> R: ...  # fmt: skip
+    def get(
+        self,
+        timeout: float | None = None,
+        propagate: bool = True,
+        interval: float = 0.5,
+        **options: Unpack[WaitOptions],
+    ) -> Any:
+        """The return value; the task's exception is raised. Raises: TypeError: an option is unknown."""
+        check_options(options)
         record = self.record()
         if propagate:
             if record.state in states.PROPAGATE_STATES and isinstance(record.result, BaseException):
                 raise record.result
             if record.state == states.RETRY and isinstance(record.result, BaseException):
                 raise record.result
+        if (callback := options.get("callback")) is not None:
+            callback(self.id, record.result)
         return record.result
 
     wait = get

@@ -260,7 +260,7 @@ def refuse_ignored(leaves: Iterable[AsyncResult]) -> None:
 def result_from_tuple(form: Any, app: Results | None = None) -> AsyncResult | GroupResult:
     """The result that `as_tuple` took apart."""
     if isinstance(form, AsyncResult | GroupResult):
-        return form
+        return form  # pyright: ignore[reportUnknownVariableType]
     head: Any
     members: Any
     head, members = form

@@ -185,7 +185,7 @@ class Task(Generic[P, R]):
 
     # -- asking for a run -----------------------------------------------------------------------------------
 
-    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult:
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call of the task. Raises: as `apply_async`."""
         return self.apply_async(args, kwargs)
 
@@ -199,7 +199,7 @@ class Task(Generic[P, R]):
         link_error: Any = None,
         shadow: str | None = None,
         **options: Any,
-    ) -> AsyncResult:
+    ) -> AsyncResult[R]:
         """Send a call of the task, with options. When it returns, the broker has stored the message.
 
         Raises:
@@ -230,12 +230,12 @@ class Task(Generic[P, R]):
         options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
         return self._apply_with(road, args, kwargs, options)
 
-    def _apply_with(self, road: _Road, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult:
+    def _apply_with(self, road: _Road, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
         retry, policy = options.pop("retry", None), options.pop("retry_policy", None)
         add_to_parent = options.pop("add_to_parent", True)
         call = self.call_for(args, kwargs, options)
         if road.is_eager:
-            return cast("AsyncResult", self.app.run_eagerly(self, call))
+            return cast("AsyncResult[R]", self.app.run_eagerly(self, call))
         road.producer.send(call, retry, policy)
         ignored = call.message.options.ignore_result
         ignored = road.ignored if ignored is None else ignored
@@ -277,7 +277,7 @@ class Task(Generic[P, R]):
 
     def apply(
         self, args: Any = None, kwargs: Any = None, throw: bool | None = None, **options: Any
-    ) -> EagerResult:
+    ) -> EagerResult[R]:
         """Run the task here and now, as a worker would; retries follow at once. Options as of `apply_async`.
 
         The arguments go through the serializer, so that what would not travel fails here too. With `throw` (None:
@@ -286,7 +286,7 @@ class Task(Generic[P, R]):
         for name in ("logfile", "loglevel", "add_to_parent"):
             options.pop(name, None)
         call = self.call_for(args or (), kwargs or {}, options)
-        return cast("EagerResult", self.app.run_eagerly(self, call, throw))
+        return cast("EagerResult[R]", self.app.run_eagerly(self, call, throw))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the function, as a function."""
@@ -302,13 +302,13 @@ class Task(Generic[P, R]):
         with context.running(self, request):
             return cast("R", self.run(*args, **kwargs))
 
-    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult:
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """`delay` for coroutines: the event loop goes on while the broker answers."""
         return await self.aapply_async(args, kwargs)
 
-    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
+    async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
         """`apply_async` for coroutines."""
-        hop: Callable[..., Coroutine[Any, Any, AsyncResult]] = plugins.load("celeriac.aio:in_thread")
+        hop: Callable[..., Coroutine[Any, Any, AsyncResult[R]]] = plugins.load("celeriac.aio:in_thread")
         return await hop(partial(self.apply_async, args, kwargs, **options))
 
     # -- signatures and results -----------------------------------------------------------------------------
@@ -328,7 +328,7 @@ class Task(Generic[P, R]):
         """A signature with these arguments that takes no result of an earlier step."""
         return Signature.of(self.name, args, kwargs, True, self._app)
 
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult:
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of an earlier call, by its id."""
         return AsyncResult(task_id, task_name=self.name, app=self.app, **kwargs)
 

@@ -73,6 +73,13 @@ class WaitOptions(TypedDict, total=False):
     no_ack: bool
 
 
+def check_options(options: WaitOptions) -> None:
+    """Raises: TypeError: an option is none of `get`'s."""
+    for name in options.keys() - WaitOptions.__annotations__.keys():
+        near = plugins.nearest(name, WaitOptions.__annotations__)
+        raise TypeError(f"get() got an unexpected keyword argument {name!r}.{near}")
+
+
 class Wait:
     """How a caller waits, and what it wants to be told meanwhile. Raises: TypeError: an option is unknown."""
 
@@ -80,9 +87,7 @@ class Wait:
 
     def __init__(self, interval: float = 0.5, options: WaitOptions | None = None) -> None:
         given = WaitOptions() if options is None else options
-        for name in given.keys() - WaitOptions.__annotations__.keys():
-            near = plugins.nearest(name, WaitOptions.__annotations__)
-            raise TypeError(f"get() got an unexpected keyword argument {name!r}.{near}")
+        check_options(given)
         if given.get("disable_sync_subtasks", True):
             assert_will_not_block()
         self.interval = interval
