@@ -50,7 +50,7 @@ def differing() -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for line in (HERE / "celery_defaults.txt").read_text(encoding="utf-8").splitlines():
         name, equals, text = line.partition(" = ")
-        if not equals:
+        if not equals or name not in SETTINGS:
             continue
         theirs = float("inf") if text == "inf" else ast.literal_eval(text)
         if SETTINGS[name].default != theirs:
