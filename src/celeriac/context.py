@@ -309,9 +309,9 @@ class Apps:
 
     def share(self, declare: Callable[[Any], None]) -> None:
         """Call `declare` with every application, those there are and those to come."""
-        self._shared.append(declare)
         for app in list(self.all):
             declare(app)
+        self._shared.append(declare)
 
     def set_current(self, app: Any) -> None:
         """Make it current here, and the default of all threads unless one was chosen with `set_default`."""

@@ -91,6 +91,15 @@ class SharedTask:
         """Whether it can be called as a function without any application."""
         return not self._options.get("bind") and context.APP.get() is None and context.APPS.default is None
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name.startswith("_"):
+            object.__setattr__(self, name, value)
+        else:
+            setattr(self.here(), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(self.here(), name)
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)

@@ -156,7 +156,8 @@ _BROKER = (
     Setting("broker_connection_lost_timeout", seconds(), 300.0,
             "Seconds without its broker after which a worker exits with an error; None is never.",
             optional=True),
-    Setting("broker_pool_limit", integer(), 10, "The most connections that one process opens to send.",
+    Setting("broker_pool_limit", integer(), 10, 
+            "The most connections that one process opens to send; None or 0 is no limit.",
             "BROKER_POOL_LIMIT", optional=True),
 )  # fmt: skip
 
@@ -191,8 +192,6 @@ _TASK = (
             "CELERY_EAGER_PROPAGATES_EXCEPTIONS"),
     Setting("task_store_eager_result", BOOLEAN, False, "Whether an eager task's result is stored.",
             "CELERY_STORE_EAGER_RESULT"),
-    Setting("task_remote_tracebacks", BOOLEAN, False,
-            "Whether a re-raised error shows the worker's traceback.", "CELERY_REMOTE_TRACEBACKS"),
     Setting("task_ignore_result", BOOLEAN, True,
             "Whether return values are dropped, unless a task says otherwise.", "CELERY_IGNORE_RESULT"),
     Setting("task_store_errors_even_if_ignored", BOOLEAN, True,

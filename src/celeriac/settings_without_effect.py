@@ -91,6 +91,9 @@ _ACCEPTED: Mapping[str, str] = MappingProxyType({
         result_backend_base_sleep_between_retries_ms=CELERY_RESULT_BACKEND_BASE_SLEEP_BETWEEN_RETRIES_MS
         result_backend_max_sleep_between_retries_ms=CELERY_RESULT_BACKEND_MAX_SLEEP_BETWEEN_RETRIES_MS
     """,
+    "an error that `get` raises always has the worker's traceback as its cause": """
+        task_remote_tracebacks=CELERY_REMOTE_TRACEBACKS
+    """,
     "a result is read from its store whenever it is asked for": """
         result_cache_max=CELERY_MAX_CACHED_RESULTS
     """,

@@ -92,3 +92,24 @@ def test_a_task_called_by_a_task_has_a_request_of_its_own() -> None:
             return [*found, self.request.called_directly, current_task.name]
 
         assert outer.apply().get() == [True, None, False, outer.name]
+
+
+def test_limits_are_the_callers_else_the_tasks() -> None:
+    with Celeriac("x", broker="memory://limits") as app:
+
+        @app.task(time_limit=60, soft_time_limit=45)
+        def one() -> None: ...
+
+        own = Request(Message(new_key(), one.name))
+        own.task_object = one
+        assert (own.time_limit, own.soft_time_limit, own.timelimit) == (60, 45, [60, 45])
+        asked = Request(Message(new_key(), one.name, options=Options(time_limit=10.0)))
+        asked.task_object = one
+        assert asked.timelimit == [10, 45]
+    assert (request().time_limit, request().soft_time_limit) == (None, None)
+
+
+def test_a_message_that_was_put_back_is_redelivered() -> None:
+    message = Message(new_key(), "t", options=Options(redelivered=True))
+    assert Request(message, Delivery("q", b"", "me", 1)).delivery_info["redelivered"]
+    assert not Request(Message(new_key(), "t"), Delivery("q", b"", "me", 1)).delivery_info["redelivered"]

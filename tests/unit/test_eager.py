@@ -227,3 +227,36 @@ def test_a_call_of_the_users_is_passed_on_once(app: Celeriac) -> None:
     result = one.delay()
     assert result.get() == result.id
     assert seen == [result.id]
+
+
+def test_a_coroutine_task_runs_inside_a_running_loop(app: Celeriac) -> None:
+    @app.task(bind=True)
+    async def later(self: Any, x: int) -> list[Any]:
+        await asyncio.sleep(0)
+        return [x, self.request.is_eager]
+
+    async def main() -> Any:
+        return later.delay(3).get(), later.apply((4,)).get(), await later(5)
+
+    assert asyncio.run(main()) == ([3, True], [4, True], [5, False])
+
+
+def test_an_unknown_option_of_get_is_an_error(add: Any) -> None:
+    result = add.apply((1,))
+    with pytest.raises(TypeError, match="Did you mean 'on_interval'"):
+        result.get(on_intervl=None)
+    told: list[Any] = []
+    assert result.get(callback=lambda task_id, value: told.append(value)) == 1
+    assert told == [1]
+
+
+def test_ids_of_tasks_within_tasks(app: Celeriac) -> None:
+    @app.task(bind=True)
+    def ids(self: Any, depth: int) -> list[Any]:
+        inner = ids.apply((depth - 1,)).get() if depth else []
+        return [(self.request.id, self.request.parent_id, self.request.root_id), *inner]
+
+    first, second, third = ids.apply((2,)).get()
+    assert (first[1], first[2]) == (None, first[0])
+    assert (second[1], second[2]) == (first[0], first[0])
+    assert (third[1], third[2]) == (second[0], first[0])

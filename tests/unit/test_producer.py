@@ -12,6 +12,7 @@ import pytest
 
 from celeriac import Celeriac, events, message
 from celeriac.brokers.contract import Outgoing
+from celeriac.context import Request
 from celeriac.exceptions import BrokerUnavailable, ContentDisallowed, EncodeError, QueueNotFound
 from celeriac.producer import Producer, new_keys
 
@@ -150,3 +151,56 @@ def test_many_keys_are_distinct_and_in_order() -> None:
     assert keys == sorted(keys)
     assert all(key[6] >> 4 == 7 and key[8] >> 6 == 2 for key in keys)
     assert all(message.created_at(key) for key in keys)
+
+
+def test_only_bodies_of_some_size_are_compressed() -> None:
+    with Celeriac("x", broker="memory://compressed", task_compression="zlib") as app:
+        small, large = app.producer.call("t", (1,), {}, {}), app.producer.call("t", ("a" * 5000,), {}, {})
+        assert message.decode(app.producer.outgoing(small).data).options.compression is None
+        data = app.producer.outgoing(large).data
+        assert len(data) < 200 and message.decode(data).args == ["a" * 5000]
+        app.conf.task_compression_min_size = 0
+        assert message.decode(app.producer.outgoing(small).data).options.compression == "zlib"
+        app.conf.task_compression_min_size = 10_000
+        assert len(app.producer.outgoing(large).data) > 5000
+
+
+def test_a_soft_limit_behind_the_hard_one_is_refused(app: Celeriac) -> None:
+    text = "soft_time_limit must be less than or equal to time_limit"
+    with pytest.raises(ValueError, match=text):
+        app.send_task("t", soft_time_limit=3, time_limit=2)
+
+    @app.task(soft_time_limit=3, time_limit=2)
+    def one() -> None: ...
+
+    for _ in range(2):
+        with pytest.raises(ValueError, match=text):
+            one.delay()
+    one.soft_time_limit = 1
+    one.apply_async(time_limit=5, soft_time_limit=5)
+
+
+def test_properties_travel(app: Celeriac) -> None:
+    call = app.producer.call("t", (), {}, {"app_id": "shop", "correlation_id": "c"})
+    request = Request(message.decode(app.producer.outgoing(call).data))
+    assert (request.properties["app_id"], request.correlation_id) == ("shop", "c")
+    assert request.as_execution_options()["app_id"] == "shop"
+
+
+def test_a_group_takes_16_bytes_of_its_members(app: Celeriac) -> None:
+    group_id = message.new_id()
+    call = app.producer.call("t", (), {}, {"group_id": group_id, "group_index": 1})
+    assert len(call.message.options.group) == 16
+    assert Request(message.decode(app.producer.outgoing(call).data)).group == group_id
+    assert Request(app.producer.call("t", (), {}, {"group_id": "mine"}).message).group == "mine"
+
+
+def test_sending_by_name_knows_the_tasks_own_options(app: Celeriac) -> None:
+    @app.task(name="known", queue="video", priority=4, ignore_result=False)
+    def known() -> None: ...
+
+    result = app.send_task("known")
+    assert app.broker.stats("video").ready == 1
+    assert result.ignored is False
+    app.send_task("known", queue="audio")
+    assert app.broker.stats("audio").ready == 1

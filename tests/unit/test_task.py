@@ -348,6 +348,29 @@ def test_what_is_sent_inside_a_task_knows_its_parent(app: Celeriac) -> None:
     assert first.options.headers is None  # as with Celery: headers and stamps are a message's own
 
 
+@pytest.mark.parametrize(
+    ("args", "kwargs", "new", "expected"),
+    [
+        ((), {"a": 1, "b": 2, "c": 3}, {"args": (7, 8)}, ((7, 8), {"c": 3})),
+        ((1, 2), {}, {"kwargs": {"a": 7}}, ((7, 2), {})),
+        ((1,), {"c": 3}, {"kwargs": {"b": 7}}, ((1,), {"b": 7})),
+        ((1, 2), {"c": 3}, {}, ((1, 2), {"c": 3})),
+        ((1, 2), {"c": 3}, {"args": (5,), "kwargs": {"b": 6}}, ((5,), {"b": 6})),
+    ],
+)
+def test_a_retry_may_give_arguments_in_another_way(
+    app: Celeriac, args: Any, kwargs: Any, new: Any, expected: Any
+) -> None:
+    @app.task(bind=True)
+    def one(self: Any, a: int, b: int, c: int = 0) -> None: ...
+
+    request = celeriac.context.Request(one.call_for(args, kwargs, {}).message)
+    with celeriac.context.running(one, request), pytest.raises(Retry) as caught:
+        one.retry(countdown=1, **new)
+    sent = caught.value.sig.message
+    assert (tuple(sent.args), sent.kwargs) == expected
+
+
 def test_retry_makes_the_next_message(app: Celeriac) -> None:
     @app.task(bind=True, default_retry_delay=10, queue="video")
     def one(self: Any, x: int) -> None: ...

@@ -1,0 +1,95 @@
+"""What the settings say about connections, and what the Redis driver makes of it."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+
+from celeriac import Celeriac, connections, urls
+from celeriac.drivers.redis import Address
+from celeriac.exceptions import ImproperlyConfigured
+
+
+def broker(**settings: Any) -> tuple[str, dict[str, Any]]:
+    with Celeriac("x", set_as_current=False, **{"broker_url": "redis://one/0", **settings}) as app:
+        return connections.of_broker(app.conf)
+
+
+def results(**settings: Any) -> tuple[str, dict[str, Any]]:
+    with Celeriac("x", set_as_current=False, **{"broker_url": "redis://one/0", **settings}) as app:
+        place = connections.of_results(app.conf)
+        assert place is not None
+        return place
+
+
+def address(place: tuple[str, dict[str, Any]]) -> Address:
+    return Address(urls.parse(place[0]), place[1])
+
+
+def test_the_pool_of_the_broker_is_bounded_by_its_setting() -> None:
+    assert address(broker()).pool_limit == 10
+    assert address(broker(broker_pool_limit=3)).pool_limit == 3
+    assert address(broker(broker_pool_limit=None)).pool_limit == 0
+
+
+def test_transport_options_win() -> None:
+    place = broker(broker_pool_limit=3, broker_transport_options={"pool_limit": 4, "socket_timeout": 7})
+    assert (address(place).pool_limit, address(place).timeout) == (4, 7.0)
+
+
+def test_the_store_has_options_of_its_own() -> None:
+    found = address(results(
+        result_backend="redis://two/1", redis_socket_timeout=8, redis_socket_connect_timeout=3,
+        redis_socket_keepalive=False, redis_max_connections=2, redis_client_name="web",
+    ))  # fmt: skip
+    assert (found.host, found.timeout, found.connect_timeout) == ("two", 8.0, 3.0)
+    assert (found.keepalive, found.pool_limit, found.client_name) == (False, 2, "web")
+
+
+def test_a_store_at_the_broker_has_the_brokers_options() -> None:
+    found = address(results(broker_transport_options={"global_keyprefix": "us", "socket_timeout": 30}))
+    assert (found.host, found.prefix, found.timeout) == ("one", "us:", 30.0)
+
+
+def test_other_brokers_get_what_they_know() -> None:
+    assert broker(broker_url="sqlite:///x.sqlite") == ("sqlite:///x.sqlite", {})
+    assert results(broker_url="sqlite:///x.sqlite") == ("sqlite:///x.sqlite", {})
+
+
+def test_without_a_store_there_is_no_place() -> None:
+    with Celeriac("x", set_as_current=False, result_backend="disabled://") as app:
+        assert connections.of_results(app.conf) is None
+
+
+@pytest.mark.parametrize(
+    ("given", "mode", "checks_name"),
+    [
+        (True, ssl.CERT_REQUIRED, True),
+        ({"ssl_cert_reqs": ssl.CERT_REQUIRED}, ssl.CERT_REQUIRED, True),
+        ({"ssl_cert_reqs": "none"}, ssl.CERT_NONE, False),
+        ({"cert_reqs": ssl.CERT_NONE}, ssl.CERT_NONE, False),
+        ({"ssl_check_hostname": False}, ssl.CERT_REQUIRED, False),
+    ],
+)
+def test_tls_is_as_the_setting_says(given: Any, mode: ssl.VerifyMode, checks_name: bool) -> None:
+    for place in (broker(broker_use_ssl=given), results(broker_use_ssl=given)):
+        context = address(place).tls
+        assert context is not None
+        assert (context.verify_mode, context.check_hostname) == (mode, checks_name)
+    store = results(result_backend="redis://two", redis_backend_use_ssl=given)
+    assert address(store).tls is not None
+
+
+def test_no_tls_is_no_tls() -> None:
+    assert address(broker()).tls is None
+    assert address(broker(broker_use_ssl=False)).tls is None
+    assert address(results(result_backend="redis://two", broker_use_ssl=True)).tls is None
+
+
+def test_a_misspelt_tls_option_is_an_error() -> None:
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'ssl_ca_certs'"):
+        broker(broker_use_ssl={"ssl_ca_cert": "/ca.pem"})
+    with pytest.raises(ImproperlyConfigured, match="ssl_cert_reqs"):
+        broker(broker_use_ssl={"ssl_cert_reqs": "sometimes"})
