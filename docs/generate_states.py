@@ -23,9 +23,9 @@ MEANINGS = {
     states.STARTED: "runs now; stored only with `task_track_started`",
     states.RETRY: "has failed and waits at the broker for its next run",
     states.SUCCESS: "has returned",
-    states.FAILURE: "has raised, overran its hard limit, or its process died too often",
+    states.FAILURE: "has raised, refused its message, overran its hard limit, or died with its process",
     states.REVOKED: "did not run: it had expired, or was revoked",
-    states.REJECTED: "Celery's; never stored",
+    states.REJECTED: "Celery's; never stored: a refused message ends as `FAILURE`",
     states.IGNORED: "Celery's; never stored",
 }
 
@@ -35,8 +35,9 @@ store keeps the last record that was written. An end follows an end when a task 
 process died after the result was stored and before the message was settled); a worker that has lost its lease
 can no longer store anything.
 
-`Ignore` stores nothing, so the state stays what it was. A rejected message is at the dead letters, which
-`celeriac dead` shows; its task has no state.
+`Ignore` stores nothing, so the state stays what it was. A message that a task has refused
+(`Reject(requeue=False)`) is at the dead letters, which `celeriac dead` shows; whoever waits for its task is told so
+by a `FAILURE` with `Reject`. With `requeue=True` nothing is stored: the message is in its queue again.
 """
 
 
