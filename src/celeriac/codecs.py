@@ -51,6 +51,8 @@ _INT64: Final = range(-(1 << 63), 1 << 64)
 
 def is_plain(values: Collection[Any]) -> bool:
     """Whether every value is one that msgpack writes as it is, or a flat list of such."""
+    if SCALARS.issuperset(map(type, values)):
+        return True
     for value in values:
         kind: Any = type(value)  # pyright: ignore[reportUnknownVariableType]
         if kind in SCALARS:

@@ -24,7 +24,7 @@ KEY: Final = slice(1, 17)
 _HEAD: Final = 17
 
 
-class Options(msgspec.Struct, frozen=True, omit_defaults=True, rename={
+class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename={
     "priority": "p", "eta": "e", "expires": "x", "retries": "r", "root": "o", "parent": "a", "group": "g",
     "group_index": "i", "headers": "h", "stamps": "s", "links": "l", "errbacks": "f", "chain": "c", "chord": "q",
     "time_limit": "t", "soft_time_limit": "u", "ignore_result": "n", "serializer": "z", "compression": "y",
@@ -69,7 +69,7 @@ NO_OPTIONS: Final = Options()
 _ALL_NONE: Final = (None,) * 7
 
 
-class Message(msgspec.Struct, frozen=True):
+class Message(msgspec.Struct, frozen=True, gc=False):
     """One call of one task. `key` is the 16-byte form of the task id."""
 
     key: bytes

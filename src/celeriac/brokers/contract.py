@@ -15,6 +15,9 @@ How deliveries stay safe, on every broker:
 - **Amnesty.** When nobody has done housekeeping on a queue for half a lease (the server or the whole
   fleet was away, or the clock jumped), leases are lengthened rather than ended.
 
+The values are outside the garbage collector's view (`gc=False`): they hold bytes and numbers, and hundreds of
+thousands of them pass at once.
+
 Values and protocols only. `tests/brokers` runs `celeriac.testing.brokers.BrokerContract` on every adapter.
 """
 
@@ -29,7 +32,7 @@ import msgspec
 HIGHEST_PRIORITY = 9
 
 
-class Outgoing(msgspec.Struct, frozen=True):
+class Outgoing(msgspec.Struct, frozen=True, gc=False):
     """A message to be stored: its bytes, where, how urgent, and when at the earliest (epoch seconds)."""
 
     queue: str
@@ -48,7 +51,7 @@ class Casualty(msgspec.Struct, frozen=True):
     memory: int | None = None
 
 
-class Delivery(msgspec.Struct, frozen=True, eq=False):
+class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A message that we hold, and the proof that we hold it.
 
     `verdict` is set where it is already decided how this message ends (`time_limit:<seconds>`: a hard limit killed its
@@ -68,7 +71,7 @@ class Delivery(msgspec.Struct, frozen=True, eq=False):
         return self.data[1:17]
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """A result to be stored with a settlement: the store's own bytes for a key, and for how long (seconds)."""
 
     key: bytes
@@ -100,7 +103,7 @@ class Bury(msgspec.Struct, frozen=True):
 Action = Ack | Release | Replace | Bury
 
 
-class Settlement(msgspec.Struct, frozen=True):
+class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How one delivery ends: its result is stored, its follow-ups are sent, then the action is taken.
 
     `records` may be given only to a broker that shares its `place` with the result store.
