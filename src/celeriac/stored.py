@@ -1,7 +1,9 @@
 """Stored: what is known of a run, to bytes and back; the record that a result store keeps.
 
 The bytes: one for the version, one for the state, then a MessagePack array of the result, the time of its end
-and, where there is more to say, a sparse map. A small result takes about 13 bytes.
+and, where there is more to say, a sparse map. A success with a scalar result, which most are, has a shorter form: its
+time takes six bytes (milliseconds), and the result stands behind it. That is 9 bytes for a small number, which
+matters on Redis, where 13 would cost 16 more.
 
 An exception travels as class name, module and args. It is rebuilt only from classes that this process has
 already imported: reading a record never imports what the record names.
@@ -28,7 +30,9 @@ _CODES: Final = (
 )  # fmt: skip
 _CODE_OF: Final = {state: code for code, state in enumerate(_CODES)}
 _OWN_STATE: Final = 255
-_SUCCESS: Final = bytes([VERSION, _CODE_OF[states.SUCCESS]])
+_SMALL: Final = 2
+_HEAD: Final = bytes([_SMALL, _CODE_OF[states.SUCCESS]])
+_TIME: Final = slice(2, 8)
 
 
 class Stored(msgspec.Struct):
@@ -117,7 +121,7 @@ def _encode_small(stored: Stored) -> bytes | None:
     )):  # fmt: skip
         return None
     try:
-        return _SUCCESS + _pack((stored.result, stored.date_done))
+        return _HEAD + int((stored.date_done or 0.0) * 1000).to_bytes(6, "big") + _pack(stored.result)
     except (OverflowError, UnicodeEncodeError):
         return None
 
@@ -205,6 +209,8 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Stored:
         BackendGetMetaError: they are none, or of a later version.
         ContentDisallowed: the result's serializer is not accepted here.
     """
+    if data[:2] == _HEAD and len(data) > 8:
+        return _decode_small(data)
     if len(data) < 3 or data[0] != VERSION or not (data[1] < len(_CODES) or data[1] == _OWN_STATE):
         raise BackendGetMetaError("the stored result is none of Celeriac's, or of a later version")
     try:
@@ -227,6 +233,15 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Stored:
         state, result, wire.date_done, more.traceback, more.children, more.parent_id, more.group_id,
         more.name, more.args, more.kwargs, more.worker, more.retries, more.queue,
     )  # fmt: skip
+
+
+def _decode_small(data: bytes) -> Stored:
+    try:
+        result = codecs.load_msgpack(data[_TIME.stop :])
+    except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as exc:
+        raise BackendGetMetaError(f"the stored result cannot be read: {exc}") from exc
+    stamp = int.from_bytes(data[_TIME], "big")
+    return Stored(states.SUCCESS, result, stamp / 1000 if stamp else None)
 
 
 def rebuild(fields: Any) -> Any:
