@@ -1,16 +1,19 @@
 """Our Redis connection against redis-py: what each costs to import and for each call, in one run.
 
-    python benchmarks/redis_connection.py [URL]        needs a Redis server, and: pip install redis
+    python benchmarks/redis_connection.py        needs redis-server, and for the comparison: pip install redis
 
-Reads docs/design/0002-lean-redis-connection.md's figures. The keys it writes are deleted at its end.
+Measures the figures of docs/design/0002-lean-redis-connection.md, on a server of its own that it starts and ends.
 """
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any
 
 ROUNDS, CALLS = 20, 1000
@@ -47,6 +50,40 @@ def imports(statement: str) -> str:
     return f"{modules:>5} modules {took:7.1f} ms {memory:7.1f} MB"
 
 
+@contextlib.contextmanager
+def server() -> Generator[str]:
+    """The URL of a server that keeps nothing and ends with the block."""
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        port = chosen.getsockname()[1]
+    with tempfile.TemporaryDirectory() as folder:
+        command = [
+            "redis-server",
+            "--port",
+            str(port),
+            "--dir",
+            folder,
+            "--save",
+            "",
+            "--loglevel",
+            "warning",
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        try:
+            until = time.monotonic() + 10
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1.0).close()
+                    break
+                except OSError:
+                    if time.monotonic() > until:
+                        raise
+                    time.sleep(0.02)
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+            process.wait()
+
+
 def calls(named: dict[str, Callable[[], Any]]) -> None:
     """Print the microseconds of one call of each: the best of many rounds, in turn, so that none has the quiet time."""
     best = dict.fromkeys(named, float("inf"))
@@ -57,41 +94,47 @@ def calls(named: dict[str, Callable[[], Any]]) -> None:
                 call()
             best[name] = min(best[name], time.perf_counter() - started)
     for name, seconds in best.items():
-        print(f"  {name:44}{seconds / CALLS * 1e6:5.1f} us")
+        print(f"  {name:44}{seconds / CALLS * 1e6:5.1f} us {CALLS / seconds:9,.0f} a second")
+
+
+def measure(url: str) -> None:
+    """Print what one call costs by each of the connections."""
+    from celeriac import urls
+    from celeriac.brokers.redis_keys import SCRIPTS, Keyspace
+    from celeriac.drivers.redis import Address, Connection
+
+    address = Address(urls.parse(url), {})
+    ours, base = Connection(address, 5.0), Keyspace(address).base("benchmark")
+    digest = ours.call("SCRIPT", "LOAD", SCRIPT)
+    named: dict[str, Callable[[], Any]] = {
+        "ours, RPUSH": lambda: ours.call("RPUSH", KEY, MESSAGE),
+        "ours, a script that does it": lambda: ours.call("EVALSHA", digest, 1, KEY, MESSAGE),
+        "ours, the broker's script `send`": lambda: ours.script(SCRIPTS["send"], base, 0, "", MESSAGE),
+    }
+    try:
+        import redis
+    except ImportError:
+        print("  redis-py is not installed: nothing to compare with")
+    else:
+        client: Any = redis.Redis
+        theirs = client.from_url(url)
+        script = theirs.register_script(SCRIPT)
+        named["redis-py, RPUSH"] = lambda: theirs.rpush(KEY, MESSAGE)
+        named["redis-py, the first script"] = lambda: script([KEY], [MESSAGE])
+    calls(named)
+    ours.close()
 
 
 def main() -> None:
-    url = sys.argv[1] if len(sys.argv) > 1 else "redis://127.0.0.1:6379/0"
-    from celeriac import urls
-    from celeriac.drivers.redis import Address, Connection
-
     print("import, beyond the bare interpreter")
     for statement in STATEMENTS:
         try:
             print(f"  {statement:44}{imports(statement)}")
         except subprocess.CalledProcessError:
             print(f"  {statement:44}not installed")
-    ours = Connection(Address(urls.parse(url), {}), 5.0)
     print(f"one call that stores {len(MESSAGE)} bytes: the best of {ROUNDS} rounds of {CALLS:,}")
-    try:
-        digest = ours.call("SCRIPT", "LOAD", SCRIPT)
-        named: dict[str, Callable[[], Any]] = {
-            "ours, RPUSH": lambda: ours.call("RPUSH", KEY, MESSAGE),
-            "ours, a script that does it": lambda: ours.call("EVALSHA", digest, 1, KEY, MESSAGE),
-        }
-        try:
-            import redis
-        except ImportError:
-            print("  redis-py is not installed")
-        else:
-            theirs = redis.Redis.from_url(url)
-            script = theirs.register_script(SCRIPT)
-            named["redis-py, RPUSH"] = lambda: theirs.rpush(KEY, MESSAGE)
-            named["redis-py, the same script"] = lambda: script([KEY], [MESSAGE])
-        calls(named)
-    finally:
-        ours.call("DEL", KEY)
-        ours.close()
+    with server() as url:
+        measure(url)
 
 
 if __name__ == "__main__":
