@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
-from typing import Any, Concatenate, Final, Literal, ParamSpec, Self, TypeVar, cast, overload
+from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
 
 from celeriac import (
     brokers,
@@ -40,7 +40,6 @@ from celeriac.workflow.signature import Signature, signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-Opened = TypeVar("Opened")
 
 #: Celery's constructor arguments that have nothing to act on here.
 WITHOUT_EFFECT: Final = frozenset(
@@ -60,6 +59,14 @@ class _Settings(Configuration):
     def _apply(self, level: Level, given: Mapping[str, Given]) -> None:
         super()._apply(level, given)
         self.__dict__["version"] = self.__dict__.get("version", 0) + 1
+
+
+class _Open(NamedTuple):
+    """A broker or a result store that is open: where it is, and under which settings that was worked out."""
+
+    version: int
+    place: connections.Place | None
+    thing: Any
 
 
 class Celeriac:
@@ -92,8 +99,7 @@ class Celeriac:
         self.finalized = False
         self._lock = threading.RLock()
         self._producer: Producer | None = None
-        #: By what it is: its URL, its options, and the thing itself.
-        self._open: dict[str, tuple[str, dict[str, Any], Any]] = {}
+        self._open: dict[str, _Open] = {}
         self._packages: list[tuple[Any, str | None]] = []
         self.Task: type[Task[..., Any]] = Task
         if task_cls is not None:
@@ -362,31 +368,34 @@ class Celeriac:
     @property
     def broker(self) -> Broker:
         """Where messages are sent. Opens no connection: its first verb does."""
-        return self._opened("broker", brokers.connect, connections.of_broker(self.conf))
+        return cast("Broker", self._opened("broker"))
 
     @property
     def backend(self) -> Backend:
         """Where results are kept: at the broker, unless `result_backend` says otherwise."""
-        place = connections.of_results(self.conf)
-        if place is None:
-            return Backend(DisabledResults(), self.conf)
-        return self._opened("result store", self._connect_results, place)
+        return cast("Backend", self._opened("result store"))
 
-    def _connect_results(self, url: str, options: Mapping[str, Any]) -> Backend:
-        return Backend(results.connect(url, options), self.conf)
-
-    def _opened(self, what: str, connect: Callable[[str, Any], Opened], place: connections.Place) -> Opened:
-        """What is open already, or opened now: also where the settings have changed."""
-        url, options = place
+    def _opened(self, what: str) -> Any:
+        """What is open already, or opened now: also where the settings have changed since."""
         known = self._open.get(what)
-        if known is None or known[:2] != (url, options):
-            with self._lock:
-                known = self._open.get(what)
-                if known is None or known[:2] != (url, options):
-                    if known is not None:
-                        known[2].close()
-                    known = self._open[what] = (url, dict(options), connect(url, options))
-        return cast("Opened", known[2])
+        if known is not None and known.version == self.conf.version:
+            return known.thing
+        with self._lock:
+            version, known = self.conf.version, self._open.get(what)
+            is_broker = what == "broker"
+            place = connections.of_broker(self.conf) if is_broker else connections.of_results(self.conf)
+            if known is None or known.place != place:
+                if known is not None:
+                    known.thing.close()
+                if place is None:
+                    thing: Any = Backend(DisabledResults(), self.conf)
+                elif is_broker:
+                    thing = brokers.connect(*place)
+                else:
+                    thing = Backend(results.connect(*place), self.conf)
+                known = _Open(version, place, thing)
+            self._open[what] = known._replace(version=version)
+            return known.thing
 
     def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult:
         """The result of an earlier call, by its id."""
@@ -435,8 +444,8 @@ class Celeriac:
 
     def close(self) -> None:
         """Close all connections. Idempotent; a later call opens new ones."""
-        for _, _, opened in list(self._open.values()):
-            opened.close()
+        for opened in list(self._open.values()):
+            opened.thing.close()
         context.APPS.discard(self)
 
     def __enter__(self) -> Self:

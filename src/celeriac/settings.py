@@ -156,7 +156,7 @@ _BROKER = (
     Setting("broker_connection_lost_timeout", seconds(), 300.0,
             "Seconds without its broker after which a worker exits with an error; None is never.",
             optional=True),
-    Setting("broker_pool_limit", integer(), 10, 
+    Setting("broker_pool_limit", integer(), 10,
             "The most connections that one process opens to send; None or 0 is no limit.",
             "BROKER_POOL_LIMIT", optional=True),
 )  # fmt: skip
