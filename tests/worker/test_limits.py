@@ -21,7 +21,9 @@ def pool(request: pytest.FixtureRequest, sqlite_site: Site) -> Site:
     return sqlite_site
 
 
-@pytest.mark.parametrize("name", ["sleeps", "spins", "waits_for_program", "catches_all"])
+@pytest.mark.parametrize(
+    "name", ["sleeps", "spins", "waits_for_program", "catches_all", "keeps_the_interpreter"]
+)
 def test_a_hard_limit_ends_any_run(pool: Site, name: str):
     result = pool.call(name, 8, time_limit=0.6)
     started = pool.wait_note(result, "start")["at"]
@@ -83,6 +85,21 @@ def test_other_threads_finish_when_one_overruns(site: Site):
     assert site.call("about").get(timeout=WAIT)["pid"] != old
     wait_until(lambda: old not in worker.children(), worker.log)
     assert "exited prematurely" not in worker.log()
+
+
+def test_threads_run_again_where_one_lets_none_come_round(site: Site):
+    site.worker("-P", "threads", "-c", "2")
+    neighbour = site.send("holds", "gate")
+    site.wait_note(neighbour, "start")
+    overrun = site.call("keeps_the_interpreter", 1, time_limit=0.4)
+    with pytest.raises(TimeLimitExceeded):
+        overrun.get(timeout=WAIT)
+    again = site.wait_note(neighbour, "start", 2)
+    assert again["crashes"] == 0  # nobody's fault but the other's
+    site.open("gate")
+    assert neighbour.get(timeout=WAIT) == again["pid"]
+    site.wait_empty()
+    assert len(site.notes(overrun, "start")) == 1 and site.stats().dead == 0
 
 
 def test_limits_of_the_worker_hold_for_tasks_that_have_none(site: Site):

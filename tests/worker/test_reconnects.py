@@ -38,7 +38,9 @@ def test_a_broker_that_restarts_loses_no_task(
     results = [fragile.send("plain", n) for n in range(300)]
     slow = [fragile.send("holds", "gate") for _ in range(2)]
     results += [fragile.send("plain", n) for n in range(300, 400)]
-    worker = fragile.worker("-c", "2")
+    worker = fragile.worker(
+        "-c", "2", worker_lease=3.0
+    )  # busy children do not look: the supervisor does, soon
     for result in slow:
         fragile.wait_note(result, "start")
     end(private_redis)

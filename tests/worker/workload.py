@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -309,6 +310,14 @@ def waits_for_program(seconds: float) -> str:
     note("start")
     subprocess.run(["sleep", str(seconds)], check=True)
     return "waited"
+
+
+@task()
+def keeps_the_interpreter(seconds: float) -> str:
+    note("start")
+    # One call into C that lets no other thread run Python code; some minutes, if nobody ends it.
+    re.match("(a*)*b", "a" * 40)
+    return f"kept it longer than {seconds} s"
 
 
 @task()

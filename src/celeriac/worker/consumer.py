@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from celeriac import clock, message
-from celeriac.brokers.contract import Bury, Consumer, Delivery, Outgoing, Release, Replace, Settlement
+from celeriac.brokers.contract import Bury, Consumer, Delivery, PutBack, Release, Settlement
 from celeriac.context import Request
 from celeriac.events import (
     BUS,
@@ -31,7 +31,7 @@ from celeriac.exceptions import DecodeError, LeaseLost, OperationalError, Worker
 from celeriac.message import Message
 from celeriac.outcome import Revoked, failed_without_running
 from celeriac.pools.contract import Pool
-from celeriac.worker import executor
+from celeriac.worker import executor, limits
 from celeriac.worker.executor import Workbench
 
 #: How long one `take` may wait (seconds). Stopping does not wait for it: `wake` ends it.
@@ -237,9 +237,7 @@ class TaskConsumer:
             data = message.encode(msgspec.structs.replace(decoded, options=options), self._accept)
             # Soon at first, then after as long again as it has waited.
             delay = min(_LONGEST_PUT_BACK, self._grace / 10, max(_SHORTEST_PUT_BACK, now - since))
-            due_at = now + delay
-            successor = Outgoing(delivery.queue, data, options.priority, due_at)
-            self._bench.settler.add(Settlement(delivery, Replace(successor)))
+            self._bench.settler.add(Settlement(delivery, PutBack(data, now + delay)))
             self._courtesies = deque((clock.monotonic(), clock.monotonic() + delay))
         else:
             text = f"no worker of this queue knows the task {decoded.task!r}"
@@ -250,7 +248,9 @@ class TaskConsumer:
         """Settle what was decided elsewhere."""
         kind, _, detail = verdict.partition(":")
         if kind == "time_limit":
-            executor.overran(request, float(detail), self._bench)
+            # In threads the supervisor waited a little longer than the limit says.
+            _, limit = limits.of(request)
+            executor.overran(request, limit or float(detail), self._bench)
             return
         text = (
             f"the process that ran the task died: {detail}"

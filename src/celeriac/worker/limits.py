@@ -19,8 +19,9 @@ from celeriac.exceptions import SoftTimeLimitExceeded
 from celeriac.pools.contract import Pool
 from celeriac.wire import ChildBoard
 
-#: In threads the supervisor is the safety net: it kills the process this long (seconds) after the hard limit.
-NET: Final = 1.0
+#: In threads the supervisor is the safety net, where a run lets no other thread come round: it kills the process
+#: this long (seconds) after the hard limit, and the neighbours run again, uncounted.
+NET: Final = 0.4
 
 
 def of(request: Request) -> tuple[float | None, float | None]:
@@ -50,7 +51,11 @@ class ThreadLimits:
     """Runs with limits in threads. Slots write, the steward's thread reads: the lock guards the dict and each end."""
 
     def __init__(
-        self, pool: Pool, board: ChildBoard, armed: Callable[[], None], overran: Callable[[Request, float], None]
+        self,
+        pool: Pool,
+        board: ChildBoard,
+        armed: Callable[[], None],
+        overran: Callable[[Request, float], None],
     ) -> None:
         """`armed` is called when there is a run to check. `overran(request, limit)` settles one past its hard limit."""
         self._pool = pool
