@@ -8,8 +8,9 @@ How deliveries stay safe, on every broker:
 - **Fence.** Every delivery carries a number that only grows. A settlement is refused when the delivery is
   no longer in its owner's holding under that number: the lease ended and the message went elsewhere.
 - **Crash count.** Kept by the broker, apart from the message: a delivery that ended with a dead process
-  adds one and a `Casualty`. At `max_deliveries` the message goes to the dead letters. Giving back
-  (`Release`, `Broker.surrender` of what was not started) counts nothing.
+  adds one and a `Casualty`. The message is delivered again at once after the first, then after growing pauses
+  (`crash_pause`); at `max_deliveries` it goes to the dead letters. Giving back (`Release`, `Broker.surrender` of
+  what was not started) counts nothing.
 - **Suspects.** A message with a crash behind it is delivered alone, never in a batch, so that it can take
   nobody else's good name with it.
 - **Amnesty.** When nobody has done housekeeping on a queue for half a lease (the server or the whole
@@ -71,6 +72,11 @@ class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
         return self.data[1:17]
 
 
+def crash_pause(crashes: int) -> float:
+    """Seconds before a message with so many crashes behind it is delivered again: none, 1, 4, 16, then 60."""
+    return 0.0 if crashes < 2 else min(60.0, 4.0 ** (crashes - 2))
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A result to be stored with a settlement: the store's own bytes for a key, and for how long (seconds)."""
 
@@ -93,6 +99,16 @@ class Replace(msgspec.Struct, frozen=True):
     successor: Outgoing
 
 
+class PutBack(msgspec.Struct, frozen=True):
+    """The message waits again until `due_at` (epoch seconds), in these bytes, which bear the same id.
+
+    Unlike with Replace, its crash count and its verdict stay with it.
+    """
+
+    data: bytes
+    due_at: float
+
+
 class Bury(msgspec.Struct, frozen=True):
     """The message goes to the dead letters of its queue, with a reason and details for people."""
 
@@ -100,7 +116,7 @@ class Bury(msgspec.Struct, frozen=True):
     detail: str = ""
 
 
-Action = Ack | Release | Replace | Bury
+Action = Ack | Release | Replace | PutBack | Bury
 
 
 class Settlement(msgspec.Struct, frozen=True, gc=False):

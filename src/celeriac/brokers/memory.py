@@ -21,10 +21,12 @@ from celeriac.brokers.contract import (
     DeadLetter,
     Delivery,
     Outgoing,
+    PutBack,
     QueueStats,
     Release,
     Replace,
     Settlement,
+    crash_pause,
 )
 from celeriac.drivers.memory import Entry, Lease, Queue, Space
 from celeriac.exceptions import BrokerRefused, LeaseLost
@@ -322,6 +324,9 @@ class MemoryConsumer:
                 _make_ready(queue, entry)
             case Replace(successor=successor):
                 _store(self._space, successor)
+            case PutBack(data=data, due_at=due_at):
+                entry.data = data
+                _delay(queue, entry, due_at)
             case Bury(reason=reason, detail=detail):
                 _bury(queue, entry, reason, detail)
             case _:
@@ -390,7 +395,15 @@ def _count_crash(queue: Queue, entry: Entry, casualty: Casualty, max_deliveries:
         count = len(entry.casualties)
         _bury(queue, entry, TOO_MANY_CRASHES, f"its process died {count} times, last by {casualty.cause}")
     else:
-        _make_ready(queue, entry)
+        pause = crash_pause(len(entry.casualties))
+        if pause:
+            _delay(queue, entry, clock.now() + pause)
+        else:
+            _make_ready(queue, entry)
+
+
+def _delay(queue: Queue, entry: Entry, due_at: float) -> None:
+    heappush(queue.delayed, (due_at, entry.position, entry))
 
 
 def _bury(queue: Queue, entry: Entry, reason: str, detail: str) -> None:

@@ -106,7 +106,9 @@ local function crash(base, t, class, message, casualty, max_deliveries)
     absolve(base, key)
   else
     redis.call('HSET', base .. ':c', key, list)
-    redis.call('RPUSH', base .. ':s', message)
+    local crashes = #cjson.decode(list)
+    local pause = crashes < 2 and 0 or math.min(60, 4 ^ (crashes - 2))
+    store(base, 's', pause == 0 and '' or t + pause * 1000, message)
   end
 end
 
@@ -261,8 +263,8 @@ return {due - t}
 ARGV[1] owner; then for each delivery: action, fence, and what the action needs.
   A fence                        acknowledge a message without crashes, results and follow-ups
   F fence nr ns records sends final   the general form: records are (key, data, ttl or ''), sends are (base, class, due or
-                                 '', message), final is one of: A | R | X reason detail | P base class due message
-                                 (acknowledge, give back, bury, replace)
+                                 '', message), final is one of: A | R | X reason detail | B due message |
+                                 P base class due message (acknowledge, give back, bury, put back, replace)
 Returns {number settled, error or '', fence lost, ...}; on an error the rest is untouched. ]]
 
 -- A row of acknowledgements in two commands, however long it is. Returns the number of arguments used.
@@ -335,14 +337,16 @@ while i <= #ARGV do
         if final == 'P' then
           store(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
           if ARGV[i + 2] == '' then woken[ARGV[i]] = true end
+        elseif final == 'B' then
+          store(base, class, ARGV[i], ARGV[i + 1])
         elseif final == 'X' then
           t = t or now()
           bury(base, t, class, message, ARGV[i], ARGV[i + 1], redis.call('HGET', base .. ':c', key))
         end
-        if class == 's' or class == 'e' then absolve(base, key) end
+        if final ~= 'B' and (class == 's' or class == 'e') then absolve(base, key) end
       end
     end
-    i = i + (final == 'P' and 4 or final == 'X' and 2 or 0)
+    i = i + (final == 'P' and 4 or (final == 'X' or final == 'B') and 2 or 0)
   end
   settled = settled + 1
 end

@@ -15,6 +15,7 @@ from celeriac.brokers.contract import (
     Broker,
     Bury,
     Delivery,
+    PutBack,
     Release,
     Replace,
     Settlement,
@@ -249,6 +250,8 @@ class RedisConsumer:
             case Replace(successor):
                 arguments.append("P")
                 arguments += self._keys.stored(successor)
+            case PutBack(data, due_at):
+                arguments += ("B", int(due_at * 1000), data)
             case Bury(reason, detail):
                 arguments += ("X", reason, detail)
 

@@ -18,6 +18,7 @@ from celeriac.brokers.contract import (
     DeadLetter,
     Delivery,
     Outgoing,
+    PutBack,
     QueueStats,
     Release,
     Replace,
@@ -368,6 +369,8 @@ def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
             ledger.put_back(delivery.queue, held)
         case Replace(successor=successor):
             ledger.send([successor])
+        case PutBack(data=data, due_at=due_at):
+            ledger.delay(delivery.queue, held._replace(data=data), due_at)
         case Bury(reason=reason, detail=detail):
             ledger.bury(delivery.queue, held, reason, detail)
         case _:

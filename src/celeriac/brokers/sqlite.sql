@@ -12,8 +12,8 @@ UPDATE sequence SET last = last + :count RETURNING last;
 INSERT INTO ready (queue, urgency, position, data, history, verdict) VALUES (?, ?, ?, ?, ?, ?);
 
 -- name: add_delayed
--- queue, due_at, position, urgency, data
-INSERT INTO delayed (queue, due_at, position, urgency, data) VALUES (?, ?, ?, ?, ?);
+-- queue, due_at, position, urgency, data, history, verdict
+INSERT INTO delayed (queue, due_at, position, urgency, data, history, verdict) VALUES (?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_dead
 -- queue, key, urgency, data, reason, detail, died_at, history -> changes no row where the key is taken.
@@ -70,8 +70,8 @@ RETURNING fence, urgency, position, data, history, verdict, is_committed;
 -- ------------------------------------------------------------------------------------------------- Taking
 
 -- name: due
--- queue, now, limit -> due_at, position, urgency, data: what is due, the earliest first.
-SELECT due_at, position, urgency, data FROM delayed
+-- queue, now, limit -> due_at, position, urgency, data, history, verdict: what is due, the earliest first.
+SELECT due_at, position, urgency, data, history, verdict FROM delayed
 WHERE queue = ? AND due_at <= ? ORDER BY due_at, position LIMIT ?;
 
 -- name: delete_delayed

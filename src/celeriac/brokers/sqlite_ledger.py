@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from celeriac import clock
-from celeriac.brokers.contract import Casualty, Outgoing
+from celeriac.brokers.contract import Casualty, Outgoing, crash_pause
 from celeriac.drivers.sqlite import SQLiteFile, load_queries
 from celeriac.message import KEY
 
@@ -112,8 +112,16 @@ class Ledger:
         if len(casualties) >= max_deliveries:
             detail = f"its process died {len(casualties)} times, last by {casualty.cause}"
             self.bury(queue, held, TOO_MANY_CRASHES, detail)
+        elif pause := crash_pause(len(casualties)):
+            self.delay(queue, held, self.now + pause)
         else:
             self.put_back(queue, held)
+
+    def delay(self, queue: str, held: Held, due_at: float) -> None:
+        """Waits until then, with all that is known of it."""
+        [position] = self.take_positions(1)
+        self.run("add_delayed", queue, due_at, position, held.urgency, held.data, held.history, held.verdict)
+        self.moves(queue).delayed += 1
 
     def end_lease(self, queue: str, owner: str) -> list[Held]:
         """What that owner held, oldest delivery first; the caller says what becomes of it."""
@@ -140,10 +148,10 @@ class Ledger:
         if not rows:
             return
         positions = self.take_positions(len(rows))
-        self.run_many("delete_delayed", [(queue, due_at, position) for due_at, position, _, _ in rows])
+        self.run_many("delete_delayed", [(queue, row[0], row[1]) for row in rows])
         self.run_many("add_ready", [
-            (queue, urgency, position, data, None, None)
-            for (_, _, urgency, data), position in zip(rows, positions, strict=True)
+            (queue, urgency, position, data, history, verdict)
+            for (_, _, urgency, data, history, verdict), position in zip(rows, positions, strict=True)
         ])  # fmt: skip
         moves = self.moves(queue)
         moves.delayed -= len(rows)
@@ -168,7 +176,7 @@ class Ledger:
                 ready.append((one.queue, -one.priority, position, one.data, None, None))
                 moves.ready += 1
             else:
-                delayed.append((one.queue, one.due_at, position, -one.priority, one.data))
+                delayed.append((one.queue, one.due_at, position, -one.priority, one.data, None, None))
                 moves.delayed += 1
         self.run_many("add_ready", ready)
         self.run_many("add_delayed", delayed)

@@ -37,6 +37,8 @@ CREATE TABLE IF NOT EXISTS delayed (
     position INTEGER NOT NULL,
     urgency INTEGER NOT NULL,
     data BLOB NOT NULL,
+    history BLOB,
+    verdict TEXT,
     PRIMARY KEY (queue, due_at, position)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS running (

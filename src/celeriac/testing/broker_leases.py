@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from celeriac.brokers.contract import Ack, Bury, Casualty, Delivery, Outgoing, Release, Settlement
+from celeriac import clock
+from celeriac.brokers.contract import (
+    Ack,
+    Bury,
+    Casualty,
+    Delivery,
+    Outgoing,
+    PutBack,
+    Release,
+    Settlement,
+    crash_pause,
+)
 from celeriac.exceptions import LeaseLost
 from celeriac.testing.stand import (
     PATIENCE,
@@ -13,9 +24,11 @@ from celeriac.testing.stand import (
     Stand,
     casualty_of,
     message,
+    name_of,
     names,
     pause,
     settle,
+    timed,
     until,
 )
 
@@ -316,6 +329,45 @@ class Leases:
         assert sorted(names(d for b in batches for d in b)) == list("abcdef")
         assert sorted(len(b) for b in batches if b[0].crashes) == [1, 1]
         assert all(d.crashes == 0 for b in batches if len(b) > 1 for d in b)
+
+    def test_after_a_second_crash_it_is_delivered_again_after_a_pause(self, stand: Stand) -> None:
+        stand.send("a", "b")
+        for crash in (1, 2):
+            dead = stand.consumer()
+            [delivery] = dead.take(1, SOON) if crash == 1 else dead.take(1, 0)
+            assert name_of(delivery.data) == "a"
+            casualties = {delivery.key: casualty_of(f"exit code {crash}")}
+            stand.other.surrender([stand.queue], dead.owner, casualties, {}, 5)
+        assert stand.stats().delayed == 1
+        assert stand.drained() == ["b"]
+        ([again], seconds) = timed(lambda: stand.consumer().take(1, PATIENCE))
+        assert (name_of(again.data), again.crashes) == ("a", 2)
+        assert seconds > crash_pause(2) / 2
+
+    def test_what_is_put_back_keeps_its_history(self, stand: Stand) -> None:
+        stand.send("a")
+        dead = stand.consumer()
+        [delivery] = dead.take(1, SOON)
+        casualties = {delivery.key: casualty_of("signal 9 (SIGKILL)")}
+        stand.other.surrender([stand.queue], dead.owner, casualties, {}, 5)
+        consumer = stand.consumer()
+        [suspect] = consumer.take(1, SOON)
+        changed = suspect.data + b" changed"
+        assert settle(consumer, [suspect], PutBack(changed, clock.now() + 0.1)) == []
+        assert stand.stats().delayed == 1
+        [again] = consumer.take(1, PATIENCE)
+        assert (name_of(again.data), again.crashes, again.verdict) == ("a changed", 1, None)
+
+    def test_what_is_put_back_keeps_its_verdict(self, stand: Stand) -> None:
+        stand.send("a")
+        dead = stand.consumer()
+        [delivery] = dead.take(1, SOON)
+        stand.other.surrender([stand.queue], dead.owner, {}, {delivery.key: "worker_lost"}, 5)
+        consumer = stand.consumer()
+        [judged] = consumer.take(1, SOON)
+        assert settle(consumer, [judged], PutBack(judged.data, clock.now() + 0.1)) == []
+        [again] = consumer.take(1, PATIENCE)
+        assert (again.crashes, again.verdict) == (0, "worker_lost")
 
     def test_giving_back_a_suspect_counts_nothing_and_forgets_nothing(self, stand: Stand) -> None:
         stand.send("a")
