@@ -199,7 +199,10 @@ def main() -> None:
     names = list(rows["celeriac"])
     print(f"{'':22}" + "".join(f"{system:>14}" for system in rows))
     for name in names:
-        print(f"{name:22}" + "".join(f"{row[name]:14,.2f}" if name in row else f"{'-':>14}" for row in rows.values()))
+        print(
+            f"{name:22}"
+            + "".join(f"{row[name]:14,.2f}" if name in row else f"{'-':>14}" for row in rows.values())
+        )
     if "celery" in rows:
         print("\nceleriac / celery: " + ", ".join(
             f"{name} {rows['celeriac'][name] / rows['celery'][name]:.3g}" for name in names))  # fmt: skip
