@@ -102,7 +102,7 @@ class Request:
     taskset = _Lazy(lambda self: self.group)
     group_index = _Lazy(lambda self: self.options.group_index)
     headers = _Lazy(lambda self: self.options.headers)
-    stamps = _Lazy(lambda self: self.options.stamps)
+    stamps = _Lazy(lambda self: self.options.stamps or dict[str, Any]())
     stamped_headers = _Lazy(lambda self: list(self.stamps) if self.stamps else None)
     callbacks = _Lazy(lambda self: self.options.links)
     errbacks = _Lazy(lambda self: self.options.errbacks)
@@ -206,7 +206,7 @@ class Request:
             "group_index": self.group_index, "shadow": self.shadow, "chord": self.chord, "chain": self.chain,
             "link": self.callbacks, "link_error": self.errbacks, "expires": self.expires,
             "soft_time_limit": self.soft_time_limit, "time_limit": self.time_limit, "headers": self.headers,
-            "retries": self.retries, "reply_to": self.reply_to, "stamps": self.stamps,
+            "retries": self.retries, "reply_to": self.reply_to, "stamps": self.stamps or None,
             "replaced_task_nesting": self.replaced_task_nesting,
             "ignore_result": self.options.ignore_result, "priority": self.options.priority,
             **(self.options.properties or {}),

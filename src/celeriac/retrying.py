@@ -43,7 +43,7 @@ def successor(
     base = msgspec.structs.replace(
         request.options,
         retries=request.retries + 1, eta=None, unknown_since=None, headers=request.headers,
-        stamps=request.stamps, links=request.callbacks, errbacks=request.errbacks, chain=request.chain,
+        stamps=request.stamps or None, links=request.callbacks, errbacks=request.errbacks, chain=request.chain,
         chord=request.chord,
     )  # fmt: skip
     resolved = send_options.resolve(given, base, producer.zone)

@@ -154,7 +154,7 @@ def test_a_task_sent_by_a_task_has_its_ids_and_not_its_headers(shop: Any):
     parent = shop.asks_another.apply_async(headers={"tenant": "a"}, stamped_headers=["by"], by="me")
     child = shop.app.AsyncResult(parent.get(timeout=WAIT)).get(timeout=WAIT)
     assert (child["parent_id"], child["root_id"]) == (parent.id, parent.id)
-    assert (child["headers"], child["stamps"]) == (None, None)
+    assert (child["headers"], child["stamps"]) == (None, {})
     assert [one.id for one in parent.children] == [child["id"]]
 
 
