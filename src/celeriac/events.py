@@ -122,6 +122,13 @@ class HookFailed(TaskEvent, frozen=True):
     traceback: str
 
 
+class TaskStateNotStored(TaskEvent, frozen=True):
+    """A state on the way (STARTED) could not be stored; the run goes on."""
+
+    state: str
+    error: str
+
+
 class WorkerStarting(Event, frozen=True):
     """The supervisor is up; no child yet."""
 

@@ -250,6 +250,11 @@ def _hook_failed(event: events.HookFailed) -> Line:
     return Line(logging.ERROR, text, _about(event, hook=event.hook, traceback=event.traceback))
 
 
+def _state_not_stored(event: events.TaskStateNotStored) -> Line:
+    text = f"Task {_named(event)}: its state {event.state} was not stored: {event.error}"
+    return Line(logging.WARNING, text, _about(event, state=event.state, error=event.error))
+
+
 def _worker_starting(event: events.WorkerStarting) -> Line:
     return Line(logging.DEBUG, f"{event.worker} starting.", {})
 
@@ -318,6 +323,7 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.TaskOverran: Teller(logging.ERROR, _overran),
     events.TaskLost: Teller(logging.WARNING, _lost),
     events.HookFailed: Teller(logging.ERROR, _hook_failed),
+    events.TaskStateNotStored: Teller(logging.WARNING, _state_not_stored),
     events.WorkerStarting: Teller(logging.DEBUG, _worker_starting),
     events.WorkerReady: Teller(logging.INFO, _worker_ready),
     events.WorkerStopping: Teller(logging.INFO, _worker_stopping),

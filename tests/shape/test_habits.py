@@ -27,6 +27,7 @@ BROAD = {
     "celeriac.worker.template": "the application's import, and the end of a child",
     "celeriac.supervisor.leases": "whatever fails, the children's leases must be kept",
     "celeriac.cli.opening": "the application's import",
+    "celeriac.pools.threads": "a fault in a slot ends the process",
     "celeriac.logs": "texts of users' values",
     "celeriac.log_output": "texts of users' exceptions; logging's own rule that a line breaks nothing",
 }

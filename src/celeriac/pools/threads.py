@@ -8,7 +8,10 @@ itself, and the slot gets a fresh one.
 from __future__ import annotations
 
 import ctypes
+import os
+import sys
 import threading
+import traceback
 from collections import deque
 from queue import SimpleQueue
 
@@ -26,9 +29,16 @@ class _Slot(threading.Thread):
         self.inbox: SimpleQueue[Run | None] = SimpleQueue()
 
     def run(self) -> None:
-        while (run := self.inbox.get()) is not None:
-            run(self.number)
-            self.pool.ended(self)
+        try:
+            while (run := self.inbox.get()) is not None:
+                run(self.number)
+                self.pool.ended(self)
+        except BaseException:  # noqa: BLE001 - the process ends
+            # A run does not raise. If it does all the same, nobody knows what became of its message: end the
+            # process, as the same fault does in a main thread; whoever watches it gives its messages to others.
+            traceback.print_exc()
+            sys.stderr.flush()
+            os._exit(1)
 
 
 class ThreadsPool:

@@ -27,9 +27,12 @@ from celeriac.events import (
     TaskRetried,
     TaskRevoked,
     TaskStarted,
+    TaskStateNotStored,
     TaskSucceeded,
 )
 from celeriac.exceptions import (
+    BackendError,
+    OperationalError,
     Reject,
     SoftTimeLimitExceeded,
     TaskRevokedError,
@@ -246,10 +249,18 @@ def _record(request: Request, record: Stored, bench: Workbench) -> Record:
 
 
 def _store_started(request: Request, bench: Workbench) -> None:
-    """`track_started`: the one record that is written before the end."""
-    if not _ignores(request):
-        record = Stored(states.STARTED, {"pid": bench.pid, "hostname": bench.hostname})
-        bench.app.backend.put([_record(request, record, bench)])
+    """`track_started`: the one record that is written before the end, if the delivery is still ours.
+
+    A result store that is away holds up no run: the state is missing then, and that is told.
+    """
+    if _ignores(request):
+        return
+    record = Stored(states.STARTED, {"pid": bench.pid, "hostname": bench.hostname})
+    try:
+        if bench.settler.is_ours(request.delivery):
+            bench.app.backend.put([_record(request, record, bench)])
+    except (OperationalError, BackendError) as exc:
+        BUS.emit(TaskStateNotStored(request.id, request.task_object.name, states.STARTED, str(exc)))
 
 
 def announce(request: Request, outcome: Outcome, runtime: float) -> None:
