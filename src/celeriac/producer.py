@@ -25,6 +25,8 @@ from celeriac.routing import Router
 
 #: Messages that go to the broker in one piece when many are sent.
 CHUNK: Final = 1000
+#: A further try needs at least so many seconds: a broker's own tries have used up the rest.
+_LEAST: Final = 0.1
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
@@ -177,7 +179,7 @@ class Producer:
         error = first
         while tries is None or tries > 0:
             left = started + self._timeout - clock.monotonic()
-            if left <= pause:
+            if left <= max(pause, _LEAST):
                 break
             clock.sleep(pause)
             try:

@@ -103,7 +103,8 @@ class Address:
     def place(self) -> str:
         """Server, database and prefix, without secrets."""
         where = self.unix_path or f"{self.host}:{self.port}"
-        return f"redis {where} db {self.database} {self.prefix}"
+        keys = "" if self.prefix == PREFIX else f" (keys {self.prefix}*)"
+        return f"redis {where}/{self.database}{keys}"
 
     def dial(self, timeout: float) -> socket.socket:
         """A connected socket within `timeout` seconds, the name lookup included. Raises: OSError."""

@@ -82,7 +82,7 @@ class Settler:
 
     def _send(self, batch: list[Settlement]) -> None:
         """Until it is done. After a try whose fate is unknown, a refusal says nothing: it may have been done."""
-        attempt, lost_at = 0, 0.0
+        attempt, lost_at, place = 0, 0.0, self._place
         while True:
             try:
                 refused = self._send_once(batch)
@@ -92,12 +92,17 @@ class Settler:
                     batch = batch[exc.settled :]
                 lost_at = lost_at or clock.monotonic()
                 pause = clock.backoff(attempt, 0.05, _LONGEST_PAUSE, jitter=True)
+                place = (
+                    self._place
+                    if isinstance(exc, OperationalError) or self._store is None
+                    else self._store.place
+                )
                 if attempt == 0 or pause > 1.0:
-                    BUS.emit(BrokerLost(self._place, str(exc), pause))
+                    BUS.emit(BrokerLost(place, str(exc), pause))
                 attempt += 1
                 clock.sleep(pause)
         if attempt:
-            BUS.emit(BrokerBack(self._place, clock.monotonic() - lost_at))
+            BUS.emit(BrokerBack(place, clock.monotonic() - lost_at))
             return
         for delivery in refused:
             task_id, task = message.peek(delivery.data)
