@@ -6,7 +6,9 @@ the supervisor is gone, on SIGTERM, after `max_tasks_per_child`, or when one of 
 
 from __future__ import annotations
 
+import resource
 import signal
+import sys
 import threading
 from typing import Any
 
@@ -64,6 +66,7 @@ def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, bo
     steward = Steward(channel, board, task_consumer, bench.settler, bench.thread_limits, begun.set)
     _handle_signals(task_consumer, channel, begun, bench.signal_limits)
     steward.start()
+    board.memory(_memory())
     channel.send(ChildReady(bench.pid))
     if fork.standby:
         begun.wait()
@@ -83,6 +86,12 @@ def _bench(app: Any, hostname: str, consumer: Consumer, slots: int, board: Child
     multiplier = conf.worker_prefetch_multiplier
     batch = BatchSize(slots, None if multiplier == "auto" else max(1, multiplier))
     return Workbench(app, hostname, board, settler, batch)
+
+
+def _memory() -> int:
+    """The most memory that this process has had resident, in KiB: what its death is told with if it comes at once."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // 1024 if sys.platform == "darwin" else peak
 
 
 def _handle_signals(
