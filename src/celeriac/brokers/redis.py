@@ -102,7 +102,7 @@ class RedisBroker:
     def consumer(
         self, queues: Sequence[str], owner: str, *, lease: float, max_deliveries: int
     ) -> RedisConsumer:
-        return RedisConsumer(self, self._address, queues, owner, lease)
+        return RedisConsumer(self._address, queues, owner, lease)
 
     def renew(
         self, queues: Sequence[str], owners: Sequence[str], lease: float, max_deliveries: int

@@ -12,7 +12,6 @@ from celeriac import clock
 from celeriac.brokers.contract import (
     HIGHEST_PRIORITY,
     Ack,
-    Broker,
     Bury,
     Delivery,
     PutBack,
@@ -35,10 +34,7 @@ class RedisConsumer:
     for a byte in `_alarm`, which `wake` and other threads that saw a push write.
     """
 
-    def __init__(
-        self, broker: Broker, address: Address, queues: Sequence[str], owner: str, lease: float
-    ) -> None:
-        self._broker = broker
+    def __init__(self, address: Address, queues: Sequence[str], owner: str, lease: float) -> None:
         self._address = address
         self._keys = Keyspace(address)
         self._queues = list(queues)
@@ -95,7 +91,7 @@ class RedisConsumer:
 
     @contextlib.contextmanager
     def _conversation(self) -> Generator[Connection]:
-        with self._lock, broker_errors(self._broker.place):
+        with self._lock, broker_errors(self._address.place):
             try:
                 yield self._connected()
             except ServerError:
@@ -221,7 +217,7 @@ class RedisConsumer:
         settled, error, *fences = reply
         if error:
             exc = ServerError(error.decode(errors="replace"))
-            raise BrokerRefused(f"{self._broker.place}: {explain(exc)}", done + settled)
+            raise BrokerRefused(f"{self._address.place}: {explain(exc)}", done + settled)
         if not fences:
             return []
         by_fence = {one.delivery.fence: one.delivery for one in group}
@@ -286,7 +282,10 @@ class RedisConsumer:
             self._closed = True
             try:
                 if self._opened:
-                    self._broker.surrender(self._queues, self._owner, {}, {}, HIGHEST_PRIORITY)
+                    with self._conversation() as connection:
+                        for queue in self._queues:
+                            base = self._keys.base(queue)
+                            connection.script(SCRIPTS["surrender"], base, self._owner, HIGHEST_PRIORITY, 0)
             finally:
                 self._drop_connection()
                 os.close(self._alarm_in)
