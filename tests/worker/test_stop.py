@@ -9,6 +9,8 @@ import time
 import pytest
 from harness import WAIT, Site, is_running, wait_until
 
+from celeriac import group
+
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_running_tasks_finish_and_gives_the_rest_back(site: Site, number: signal.Signals):
@@ -89,7 +91,7 @@ def test_sigquit_gives_everything_back_at_once(site: Site):
 
 
 def test_a_stop_in_a_backlog_runs_nothing_twice_and_loses_nothing(site: Site):
-    results = [site.send("plain", n) for n in range(2000)]
+    results = group(site.task("plain").s(n) for n in range(2000)).apply_async()
     for _ in range(2):
         seen = len(site.notes())
         worker = site.worker("-c", "2")
