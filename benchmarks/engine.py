@@ -155,7 +155,7 @@ def limits(redis: Redis, count: int) -> dict[str, float]:
 
 
 def redis_py_rpush(port: int, count: int) -> float:
-    """The same loop by redis-py, which is DESIGN's bare rate; 0.0 where it is not installed."""
+    """The same loop by redis-py, the bare rate that sends are measured by; 0.0 where it is not installed."""
     code = (
         "import redis,os,time\n"
         f"r=redis.Redis(port={port});d=os.urandom(91);n={count}\n"

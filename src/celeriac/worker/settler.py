@@ -1,6 +1,6 @@
 """Settling in batches: ends of runs wait here for a few milliseconds, then go to the broker in one round trip.
 
-The order of DESIGN's P2 is kept by the broker for each settlement: result, follow-ups, acknowledgement. Where results
+The broker keeps the order of guarantee P2 for each settlement: result, follow-ups, acknowledgement. Where results
 live in another place than messages, this module stores them first, for deliveries that are still ours.
 While the broker or the store is away it waits, and so does everybody who flushes: a worker does not go on
 taking what it cannot end.
