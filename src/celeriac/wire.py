@@ -30,13 +30,16 @@ EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
 EXIT_USAGE: Final = 64
 EXIT_BROKER_UNAVAILABLE: Final = 69
+EXIT_CANNOT_CREATE: Final = 73
 
 #: What each exit code of a worker means, for `--help` and the manual.
 EXIT_CODES: Final[Mapping[int, str]] = {
     EXIT_OK: "stopped in order",
     EXIT_FAILURE: "the application cannot be imported, or no child comes up",
     EXIT_USAGE: "a wrong option, or a setting that cannot work",
-    EXIT_BROKER_UNAVAILABLE: "the broker was away for longer than broker_connection_lost_timeout",
+    EXIT_BROKER_UNAVAILABLE: "the broker was away: at the start with broker_connection_retry_on_startup off, "
+    "or for longer than broker_connection_lost_timeout",
+    EXIT_CANNOT_CREATE: "the pidfile or the log file cannot be made, or the port of --health is taken",
 }
 
 
@@ -53,6 +56,7 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
     `settings`: setting name -> value, over the application's own. `queues` empty: those of `task_queues`,
     or the default queue. `pool`, `concurrency` and `processes` None: the application's settings decide.
     `boot_timeout`: seconds that the template has to import the application.
+    `health_fd`: the supervisor's own descriptor of a socket that listens for health probes.
     """
 
     app: str = ""
@@ -68,6 +72,7 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
     quiet: bool = False
     boot_timeout: float = 60.0
     pidfile: str | None = None
+    health_fd: int | None = None
     settings: dict[str, Any] = {}
 
 
@@ -90,7 +95,8 @@ class Fork(Word, frozen=True):
 class Ready(Word, frozen=True, kw_only=True):
     """The application is imported. What the supervisor needs to know of its settings, as effective values.
 
-    `processes` children of `slots` slots each. Times in seconds, memory in KiB.
+    `processes` children of `slots` slots each. Times in seconds, memory in KiB. `broker_retries`: how often
+    in a row a broker that is away is tried again, None for ever; `broker_wait_at_start`: whether also at the start.
     """
 
     version: str
@@ -99,6 +105,8 @@ class Ready(Word, frozen=True, kw_only=True):
     broker_url: str
     broker_options: dict[str, Any]
     broker_lost_timeout: float | None
+    broker_retries: int | None = None
+    broker_wait_at_start: bool = True
     results: str
     queues: tuple[str, ...]
     tasks: tuple[str, ...]

@@ -220,3 +220,10 @@ def test_a_worker_whose_children_never_get_ready_gives_up():
     assert codes == [None, None, None, None, EXIT_FAILURE]
     assert Streak().after(death).give_up(Death(status=EXIT_USAGE << 8, was_ready=False)) == EXIT_USAGE
     assert Streak(failures=9, any_ready=True).give_up(death) is None
+
+
+def test_a_child_that_runs_nothing_and_does_not_come_round_is_ended():
+    silent = a_child(1, heard_at=10.0)
+    assert decide([silent], Wishes(), LIMITS, 39.0) == []
+    assert decide([silent], Wishes(), LIMITS, 40.0)[0] == Kill(1, Why.HUNG)
+    assert decide([a_child(1, heard_at=10.0, runs=(a_run(),))], Wishes(), LIMITS, 1000.0) == []

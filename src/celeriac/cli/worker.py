@@ -3,6 +3,7 @@
     celeriac -A proj worker -l INFO
     celeriac -A proj worker -Q mail,reports -c 4 --max-memory-per-child 400000
     celeriac -A proj worker -P threads -c 100 --log-format json
+    celeriac -A proj worker --health 127.0.0.1:8081
 
 Settings may follow the options: worker.prefetch_multiplier=1 task_acks_late=no
 """
@@ -10,23 +11,25 @@ Settings may follow the options: worker.prefetch_multiplier=1 task_acks_late=no
 from __future__ import annotations
 
 import argparse
+import errno
 import logging
 import os
 import platform
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Any, Final
+
+import msgspec
 
 from celeriac import logs, pools, setting_sources, wire
 from celeriac.cli import parsing
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.log_output import JSON
 from celeriac.settings import SETTINGS
+from celeriac.supervisor import health
 from celeriac.urls import mask_url
 from celeriac.wire import WorkerOptions
-
-#: The exit code where a pidfile or a log file cannot be made, as Celery's.
-EXIT_CANNOT_CREATE: Final = 73
 
 #: Settings that have a flag here. The flag, its meaning and its check are the setting's row.
 _SETTING_FLAGS: Final = (
@@ -90,6 +93,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--log-format", type=parsing.one_of("text", "json"), metavar="FORMAT", help="text, or json lines")
     add("-f", "--logfile", metavar="FILE", help="where log lines go; default: the error output")
     add("--pidfile", metavar="FILE", help="keep the worker's process id there while it runs")
+    add(
+        "--health",
+        metavar="HOST:PORT",
+        help="answer GET /live and /ready there, for who probes a worker's health",
+    )
     for table, text in ((_WITHOUT_EFFECT, "accepted; no effect: "), (_NOT_HERE, "")):
         for dest, (flags, takes_value, why) in table.items():
             how: dict[str, Any] = {"metavar": "VALUE"} if takes_value else {"action": "store_true"}
@@ -108,7 +116,8 @@ def run(args: argparse.Namespace) -> int:
         logs.start(options)
     except OSError as exc:
         text = f"the log file {options.logfile!r} cannot be opened: {exc.strerror}"
-        raise parsing.CommandFailed(text, EXIT_CANNOT_CREATE) from None
+        raise parsing.CommandFailed(text, wire.EXIT_CANNOT_CREATE) from None
+    listener = _listen(args.health)
     for dest, (flags, _, why) in _WITHOUT_EFFECT.items():
         if getattr(args, dest):
             logging.getLogger("celeriac.worker").debug("%s has no effect: %s", flags.split()[-1], why)
@@ -116,14 +125,30 @@ def run(args: argparse.Namespace) -> int:
         return code
     if args.pidfile:
         _claim(args.pidfile)
-    return _become_supervisor(options)
+    return _become_supervisor(options, listener)
 
 
-def _become_supervisor(options: WorkerOptions) -> int:
+def _listen(address: str | None) -> socket.socket | None:
+    """Listen for health probes before anything is begun, so that a worker that cannot leaves no trace."""
+    if address is None:
+        return None
+    try:
+        return health.listen(address)
+    except OSError as exc:
+        if exc.errno == errno.EADDRNOTAVAIL:
+            raise ImproperlyConfigured(f"--health {address}: that is no address of this machine") from None
+        text = f"--health {address}: nothing can listen there: {exc.strerror}"
+        raise parsing.CommandFailed(text, wire.EXIT_CANNOT_CREATE) from None
+
+
+def _become_supervisor(options: WorkerOptions, listener: socket.socket | None) -> int:
     """Go on as `python -m celeriac.supervisor`, under the same process id: what this command imported is left behind.
 
     Returns only where that fails.
     """
+    if listener is not None:
+        listener.set_inheritable(True)
+        options = msgspec.structs.replace(options, health_fd=listener.fileno())
     reader, writer = os.pipe()
     os.set_inheritable(reader, True)
     with os.fdopen(writer, "wb") as pipe:
@@ -144,6 +169,7 @@ def options_of(args: argparse.Namespace) -> WorkerOptions:
     pool = args.pool
     if pool is not None:
         pools.spec(pool)
+    settings = _settings(args)
     return WorkerOptions(
         app=args.app,
         queues=args.queues,
@@ -157,8 +183,19 @@ def options_of(args: argparse.Namespace) -> WorkerOptions:
         loglevel=args.loglevel,
         logfile=args.logfile,
         quiet=args.quiet,
-        settings=_settings(args),
+        boot_timeout=_boot_timeout(settings),
+        settings=settings,
     )
+
+
+def _boot_timeout(settings: Mapping[str, Any]) -> float:
+    """How long the application's import may take: it cannot say so itself, as it is not imported yet."""
+    row = SETTINGS["worker_proc_alive_timeout"]
+    given = settings.get(row.name)
+    if given is None and (text := os.environ.get(row.variable)):
+        given = row.read(text, f"environment variable {row.variable}")
+    timeout: float = row.default if given is None else given
+    return timeout
 
 
 def _settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -213,7 +250,7 @@ def _claim(path: str) -> None:
         text = f"the pidfile {path!r} cannot be made: {exc.strerror}"
         if isinstance(exc, FileExistsError):
             text = f"the pidfile {path!r} belongs to a process that runs: is this worker started already?"
-        raise parsing.CommandFailed(text, EXIT_CANNOT_CREATE) from None
+        raise parsing.CommandFailed(text, wire.EXIT_CANNOT_CREATE) from None
 
 
 def _forget_the_dead(path: str) -> None:

@@ -11,6 +11,7 @@ import signal
 
 from celeriac import clock, wire
 from celeriac.supervisor import plan
+from celeriac.supervisor.condition import ChildCondition, RunCondition
 from celeriac.supervisor.plan import State, Why
 from celeriac.wire import Channel, ChildBoard, RunSnapshot
 
@@ -32,14 +33,17 @@ class Child:
         self.was_ready = False
         self.started_at = now
         self.quiet_at = now
+        self.heard_at = now
         self.due_at: float | None = None
         self.killed = Why.NOTHING
+        self.killed_at = 0.0
         self.overrun: tuple[RunSnapshot, ...] = ()
         self.memory = 0
         #: Set when the process is known to have ended: its status, or None until a template says it.
         self.status: int | None = None
         self.gone_at: float | None = None
         self._is_cut = False
+        self._beat_at = 0.0
         self.pid: int | None = None
         self._warned: frozenset[int] = frozenset()
         self._pidfd: int | None = None
@@ -80,7 +84,7 @@ class Child:
         """Move on to a later state of life; never back."""
         if state > self.state:
             self.state = state
-            self.quiet_at = now
+            self.quiet_at = self.heard_at = now
 
     def cut(self, now: float) -> None:
         """Its channel has ended: it exits, or is of no more use."""
@@ -108,12 +112,16 @@ class Child:
         board = self.snapshot()
         if board.runs:
             self.quiet_at = now
+        if board.runs or board.beat_at != self._beat_at:
+            self._beat_at = board.beat_at
+            self.heard_at = now
         return plan.Child(
             number=self.number,
             state=State.STOPPED if self._is_cut else self.state,
             begun=self.begun,
             started_at=self.started_at,
             quiet_at=self.quiet_at,
+            heard_at=self.heard_at,
             due_at=self.due_at,
             outdated=self.generation != generation,
             killed=self.killed,
@@ -122,6 +130,39 @@ class Child:
             runs=board.runs,
             warned=self._warned,
         )
+
+    def forgive(self, seconds: float) -> None:
+        """For so long the supervisor itself did not come round: that is nobody's silence."""
+        self.heard_at += seconds
+
+    def condition(self, now: float) -> ChildCondition:
+        """What health probes are told of it."""
+        view = self.view(self.generation, now)
+        runs = [RunCondition(task_id(run.key), run.name, now - run.started) for run in view.runs]
+        return ChildCondition(
+            number=self.number,
+            pid=self.pid,
+            state=view.state.name.lower(),
+            standby=not self.begun,
+            age=now - self.started_at,
+            silence=self._silence(now),
+            killed=bool(self.killed),
+            memory=view.memory,
+            done=self.done,
+            runs=runs,
+        )
+
+    def _silence(self, now: float) -> float:
+        if self.killed:
+            return now - self.killed_at
+        if self.pid is None:
+            return now - self.started_at
+        return now - self.heard_at if self.state in (State.READY, State.LEAVING) else 0.0
+
+    @property
+    def done(self) -> int:
+        """How many runs have ended in it."""
+        return self.snapshot().done
 
     def begin(self) -> None:
         """Tell a standby to take messages."""
@@ -148,6 +189,7 @@ class Child:
             if not runs:
                 return False
         self.killed = why
+        self.killed_at = now
         self.overrun = runs
         self.signal(signal.SIGKILL)
         if self.pid is None:
@@ -198,3 +240,9 @@ class Child:
         if self._pidfd is not None:
             os.close(self._pidfd)
             self._pidfd = None
+
+
+def task_id(key: bytes) -> str:
+    """A task's id as people write it."""
+    text = key.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

@@ -14,7 +14,8 @@ from celeriac import clock, events, wire
 from celeriac.brokers.contract import Casualty
 from celeriac.events import emit
 from celeriac.supervisor import plan
-from celeriac.supervisor.child import Child
+from celeriac.supervisor.child import Child, task_id
+from celeriac.supervisor.condition import Condition
 from celeriac.supervisor.leases import LeaseKeeper, Surrender
 from celeriac.supervisor.plan import Limits, State, Streak, Wishes
 from celeriac.supervisor.template import Template
@@ -22,6 +23,10 @@ from celeriac.supervisor.template import Template
 #: How long the template may take to tell the status of a child that is known to be dead.
 _STATUS_WAIT = 0.5
 _MEASURE_EVERY = 1.0
+#: Where a child is to be killed for its memory, it is looked at more often: a machine can fill up in a second.
+_MEASURE_OFTEN = 0.25
+#: A loop that has not come round for longer was held up itself: the machine slept, or somebody stopped it.
+_HELD_UP = 2.0
 _ROUNDS = 8
 
 
@@ -32,6 +37,10 @@ class Crew:
         self.children: dict[int, Child] = {}
         #: Set when the worker is to give up: none of its children comes up.
         self.gave_up: int | None = None
+        #: Set when a template does not do what it is asked for.
+        self.stuck: Template | None = None
+        #: Whether all children have been up once.
+        self.is_complete = False
         self._selector = selector
         self._ready: wire.Ready | None = None
         self._template: Template | None = None
@@ -42,7 +51,8 @@ class Crew:
         self._streak = Streak()
         self._spawn_at = 0.0
         self._measured_at = 0.0
-        self._was_complete = False
+        self._looked_at = clock.monotonic()
+        self._done = 0
 
     def adopt(self, template: Template, ready: wire.Ready, keeper: LeaseKeeper) -> None:
         """Fork from this template from now on; children of an earlier generation are to be replaced."""
@@ -67,8 +77,11 @@ class Crew:
         if self._ready is None:
             return
         now = clock.monotonic()
+        held_up, self._looked_at = now - self._looked_at, now
         self._measure(now)
         for child in list(self.children.values()):
+            if held_up > _HELD_UP:
+                child.forgive(held_up)
             self._notice_end(child, now)
         limits = Limits(
             start_timeout=self._ready.start_timeout,
@@ -104,6 +117,21 @@ class Crew:
             if child.pid == pid:
                 child.gone(clock.monotonic(), status)
 
+    def condition(self, worker: str, stopping: bool) -> Condition:
+        """What health probes are told."""
+        now = clock.monotonic()
+        children = tuple(child.condition(now) for child in self.children.values())
+        return Condition(
+            worker=worker,
+            came_up=self.is_complete,
+            stopping=stopping,
+            broker=self._keeper.condition() if self._keeper else None,
+            children=children,
+            done=self._done + sum(child.done for child in children),
+            queues=self._ready.queues if self._ready else (),
+            version=self._ready.version if self._ready else "",
+        )
+
     def _views(self, now: float) -> list[plan.Child]:
         generation = self._template.generation if self._template else -1
         return [
@@ -134,10 +162,12 @@ class Crew:
             case plan.Warn(run=run):
                 child.warn(run)
             case plan.Kill(why=why, runs=runs):
+                if child.pid is None and child.killed is plan.Why.NOTHING and why is plan.Why.HUNG:
+                    self.stuck = self._homes.get(child.home)
                 if child.kill(why, runs, now):
                     for run in child.overrun:
                         limit = run.hard_at - run.started
-                        emit(events.TaskOverran(_task_id(run.key), run.name, limit, hard=True))
+                        emit(events.TaskOverran(task_id(run.key), run.name, limit, hard=True))
 
     def _spawn(self, standby: bool, now: float) -> None:
         if self._template is None or self._ready is None or self._keeper is None:
@@ -220,6 +250,7 @@ class Crew:
         for fd in (child.channel.fileno(), child.pidfd):
             if fd is not None and fd in self._selector.get_map():
                 self._selector.unregister(fd)
+        self._done += child.done
         child.close()
         del self.children[child.number]
 
@@ -236,21 +267,17 @@ class Crew:
         self._keeper.surrender(Surrender(child.owner, casualties, losses.verdicts))
 
     def _measure(self, now: float) -> None:
-        if now < self._measured_at + _MEASURE_EVERY:
+        often = self._ready is not None and self._ready.kill_above_memory is not None
+        if now < self._measured_at + (_MEASURE_OFTEN if often else _MEASURE_EVERY):
             return
         self._measured_at = now
         for child in self.children.values():
             child.measure()
 
     def _tell_when_complete(self) -> None:
-        if self._was_complete or self._ready is None:
+        if self.is_complete or self._ready is None:
             return
         taking = sum(child.state is State.READY and child.begun for child in self.children.values())
         if taking >= self._ready.processes:
-            self._was_complete = True
+            self.is_complete = True
             emit(events.WorkerReady(self._ready.hostname))
-
-
-def _task_id(key: bytes) -> str:
-    text = key.hex()
-    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

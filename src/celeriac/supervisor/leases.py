@@ -18,6 +18,7 @@ import msgspec
 from celeriac import clock
 from celeriac.brokers.contract import Broker, Casualty
 from celeriac.events import BrokerBack, BrokerLost, emit
+from celeriac.supervisor.condition import BrokerCondition
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 3.0
@@ -32,12 +33,18 @@ class Surrender(msgspec.Struct, frozen=True):
 
 
 class Terms(msgspec.Struct, frozen=True):
-    """What is renewed, and for how long. `lost_timeout` None: never give up."""
+    """What is renewed, and for how long; and when a broker that is away is given up.
+
+    `lost_timeout`: after so many seconds; `retries`: after so many more attempts; None is never. Without
+    `wait_at_start` at once, where it has not answered yet.
+    """
 
     queues: Sequence[str]
     lease: float
     max_deliveries: int
     lost_timeout: float | None = None
+    retries: int | None = None
+    wait_at_start: bool = True
 
 
 class LeaseKeeper:
@@ -56,7 +63,9 @@ class LeaseKeeper:
         # Read and written by the thread only.
         self._renew_at = 0.0
         self._failures = 0
+        # Written by the thread, and read by whoever asks for the condition.
         self._lost_at: float | None = None
+        self._renewed_at: float | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -78,6 +87,17 @@ class LeaseKeeper:
             self._owners.pop(surrender.owner, None)
             self._surrenders.append(surrender)
             self._changed.notify()
+
+    def condition(self) -> BrokerCondition:
+        """How the broker is, as far as is known; does not ask it."""
+        now = clock.monotonic()
+        lost_at, renewed_at = self._lost_at, self._renewed_at
+        return BrokerCondition(
+            place=self._broker.place,
+            lease=self._terms.lease,
+            renewed=None if renewed_at is None else now - renewed_at,
+            away=None if lost_at is None else now - lost_at,
+        )
 
     def close(self, timeout: float) -> bool:
         """Stop, when all surrenders are done, or after `timeout` seconds. Whether they are. Idempotent."""
@@ -117,7 +137,8 @@ class LeaseKeeper:
             # An owner that is lost stays on the list: one that has not taken yet is unknown too. A child that
             # notices the loss takes under a new name, and says so.
             self._broker.renew(terms.queues, work, terms.lease, terms.max_deliveries)
-            self._renew_at = clock.monotonic() + terms.lease / 3
+            self._renewed_at = clock.monotonic()
+            self._renew_at = self._renewed_at + terms.lease / 3
             return
         self._broker.surrender(terms.queues, work.owner, work.casualties, work.verdicts, terms.max_deliveries)
         with self._changed:
@@ -132,9 +153,15 @@ class LeaseKeeper:
         self._failures += 1
         self._renew_at = now + delay
         emit(BrokerLost(self._broker.place, f"{type(error).__name__}: {error}", delay))
-        timeout = self._terms.lost_timeout
-        if timeout is not None and now - self._lost_at >= timeout:
+        if self._is_hopeless(now - self._lost_at):
             self._given_up()
+
+    def _is_hopeless(self, away: float) -> bool:
+        terms = self._terms
+        if self._renewed_at is None and not terms.wait_at_start:
+            return True
+        is_late = terms.lost_timeout is not None and away >= terms.lost_timeout
+        return is_late or (terms.retries is not None and self._failures > terms.retries)
 
     def _back(self) -> None:
         if self._lost_at is None:

@@ -24,8 +24,9 @@ from typing import Self
 from celeriac import brokers, clock, wire
 from celeriac.events import WorkerStarting, WorkerStopped, WorkerStopping, emit
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.supervisor import banner
+from celeriac.supervisor import banner, condition
 from celeriac.supervisor.crew import Crew
+from celeriac.supervisor.health import HealthServer
 from celeriac.supervisor.leases import LeaseKeeper, Terms
 from celeriac.supervisor.plan import FIRST_TRIES
 from celeriac.supervisor.template import COMMAND, Template
@@ -36,6 +37,11 @@ _TICK = 0.25
 #: Seconds at the end in which leases are ended, and in which the template may exit.
 _LAST_CALLS = 3.0
 _TEMPLATE_EXIT = 1.0
+#: What a reload cannot change, and the setting that it comes from: leases that are held depend on it.
+_FIXED = {
+    "broker_url": "broker_url", "broker_options": "broker_transport_options", "queues": "the queues",
+    "lease": "worker_lease", "max_deliveries": "task_max_deliveries",
+}  # fmt: skip
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
 
 _log = logging.getLogger("celeriac.supervisor")
@@ -48,6 +54,17 @@ def run(options: WorkerOptions, command: Sequence[str] = COMMAND) -> int:
     """
     with Supervisor(options, command) as supervisor:
         return supervisor.run()
+
+
+def _terms(ready: wire.Ready) -> Terms:
+    return Terms(
+        ready.queues,
+        ready.lease,
+        ready.max_deliveries,
+        ready.broker_lost_timeout,
+        ready.broker_retries,
+        ready.broker_wait_at_start,
+    )
 
 
 class SignalInbox:
@@ -111,6 +128,7 @@ class Supervisor:
         self._exit_code: int | None = None
         # Written by the lease keeper's thread.
         self._is_broker_lost = False
+        self._health: HealthServer | None = None
         # With a terminal, SIGHUP means that it was closed.
         self._has_terminal = os.isatty(0)
 
@@ -125,12 +143,15 @@ class Supervisor:
             child.close()
         for template in self._templates:
             template.kill()
+        if self._health is not None:
+            self._health.close()
         self._inbox.close()
         self._selector.close()
 
     def run(self) -> int:
         """The worker's life."""
         emit(WorkerStarting(self._name))
+        self._open_health()
         self._start_template()
         while self._exit_code is None or self._crew.children:
             timeout = self._crew.next_look(self._stop_at, _TICK)
@@ -146,8 +167,24 @@ class Supervisor:
     def _name(self) -> str:
         return self._ready.hostname if self._ready else self._options.hostname or "celery"
 
+    def _open_health(self) -> None:
+        fd = self._options.health_fd
+        if fd is not None:
+            os.set_inheritable(fd, False)
+            self._health = HealthServer(socket.socket(fileno=fd), self._selector, self._answer)
+            _log.info("health probes are answered at %s/live and /ready", self._health.place)
+
+    def _answer(self, path: str, is_near: bool) -> tuple[int, str]:
+        return condition.answer(path, is_near, self._crew.condition(self._name, self._stop_at is not None))
+
     def _look(self) -> None:
         self._crew.look(self._stop_at)
+        if self._health is not None:
+            self._health.look()
+        if (stuck := self._crew.stuck) is not None:
+            self._crew.stuck = None
+            _log.error("the process that forks children does not answer: it is replaced")
+            self._drop(stuck)
         now = clock.monotonic()
         for template in list(self._templates):
             template.channel.flush()
@@ -155,7 +192,7 @@ class Supervisor:
         if self._stop_at is not None:
             return
         if self._is_broker_lost:
-            self._stop("the broker has been away for too long", wire.EXIT_BROKER_UNAVAILABLE)
+            self._stop(self._why_broker_is_given_up(), wire.EXIT_BROKER_UNAVAILABLE)
         elif self._crew.gave_up is not None:
             self._stop("no child comes up", self._crew.gave_up)
         elif self._current is None and not self._is_booting() and now >= self._template_at:
@@ -266,7 +303,7 @@ class Supervisor:
         failed = template.failed or wire.ImportFailed("the process that imports the application died\n")
         is_accident = template.failed is None and self._failed_templates < FIRST_TRIES
         if self._ready is not None and (self._crew.children or self._current or is_accident):
-            _log.error("the application cannot be imported anew\n%s", failed.text)
+            _log.error("the application cannot be loaded anew: %s", failed.text.rstrip())
             self._generation = self._current.generation if self._current else self._generation
             return
         self._write(failed.text)
@@ -282,19 +319,34 @@ class Supervisor:
                 self._write(f"{type(exc).__name__}: {exc}\n")
                 self._stop("the broker cannot be used", wire.EXIT_USAGE)
                 return
-            terms = Terms(ready.queues, ready.lease, ready.max_deliveries, ready.broker_lost_timeout)
-            self._keeper = LeaseKeeper(broker, terms, self._lose_broker)
+            self._keeper = LeaseKeeper(broker, _terms(ready), self._lose_broker)
             self._keeper.start()
             if not self._options.quiet:
                 self._write(banner.render(ready))
-        elif self._ready is not None and self._ready.broker_url != ready.broker_url:
-            _log.error("the loaded application has another broker: restart the worker instead")
-            template.ready = None
+        elif changed := self._changed(ready):
+            text = f"only a restart of the worker can change {', '.join(changed)}: it goes on as it was\n"
+            template.ready, template.failed = None, wire.ImportFailed(text, wire.EXIT_USAGE)
             self._drop(template)
             return
         self._ready, self._current = ready, template
         self._failed_templates = 0
         self._crew.adopt(template, ready, self._keeper)
+
+    def _changed(self, ready: wire.Ready) -> list[str]:
+        """What the loaded application wants otherwise, of that which leases and their keeper depend on."""
+        if self._ready is None:
+            return []
+        return [
+            setting
+            for field, setting in _FIXED.items()
+            if getattr(self._ready, field) != getattr(ready, field)
+        ]
+
+    def _why_broker_is_given_up(self) -> str:
+        broker = self._keeper.condition() if self._keeper else None
+        if broker and broker.renewed is None and self._ready and not self._ready.broker_wait_at_start:
+            return "the broker is away, and broker_connection_retry_on_startup is off"
+        return "the broker has been away for too long"
 
     def _lose_broker(self) -> None:
         self._is_broker_lost = True

@@ -14,6 +14,7 @@ Values only: no process, no clock, no socket.
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Mapping, Sequence
 from enum import IntEnum
@@ -28,6 +29,9 @@ from celeriac.wire import EXIT_FAILURE, EXIT_USAGE, RunSnapshot
 EXIT_TIMEOUT = 5.0
 #: A child that dies younger than this with nothing to blame it on counts as one that cannot start.
 INFANCY = 5.0
+#: A child that takes, runs nothing and does not come round for so long is of no use. A run may keep it busy for
+#: ever: only limits end that.
+LONGEST_SILENCE = 30.0
 #: So many children in a row that die before any has ever been ready: the worker gives up.
 FIRST_TRIES = 5
 
@@ -58,7 +62,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
     `begun` is False for a standby. `warned`: the runs that got their soft signal. `outdated`: an earlier
     application runs in it than the one that was loaded last. `due_at`: when its age is reached. `quiet_at`:
-    since when it has been seen to have nothing to run, or in its state.
+    since when it has been seen to have nothing to run, or in its state. `heard_at`: when it was last known to
+    come round.
     """
 
     number: int
@@ -66,6 +71,7 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     begun: bool = True
     started_at: float = 0.0
     quiet_at: float = 0.0
+    heard_at: float = math.inf
     due_at: float | None = None
     outdated: bool = False
     killed: Why = Why.NOTHING
@@ -167,6 +173,8 @@ def keep_limits(child: Child, limits: Limits, wishes: Wishes, now: float) -> lis
 def _hangs(child: Child, limits: Limits, now: float) -> bool:
     if child.state is State.BOOTING:
         return now >= child.started_at + limits.start_timeout
+    if child.state is State.READY and not child.runs:
+        return now >= child.heard_at + LONGEST_SILENCE
     is_done = child.state is State.STOPPED or (child.state is State.LEAVING and not child.runs)
     return is_done and now >= child.quiet_at + EXIT_TIMEOUT
 
@@ -287,7 +295,7 @@ def cause(death: Death) -> str:
 _CAUSES: Final[Mapping[Why, str]] = {
     Why.TIME_LIMIT: "signal 9 (SIGKILL): a task overran its hard time limit",
     Why.MEMORY: "signal 9 (SIGKILL): more memory than worker_kill_above_memory",
-    Why.HUNG: "signal 9 (SIGKILL): it did not start, or did not end, in time",
+    Why.HUNG: "signal 9 (SIGKILL): it did not start, come round or end in time",
     Why.SHUTDOWN: "signal 9 (SIGKILL): the worker's shutdown timeout was over",
 }
 

@@ -152,6 +152,8 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         broker_url=conf.broker_write_url or conf.broker_url,
         broker_options=connections.of_broker(conf)[1],
         broker_lost_timeout=conf.broker_connection_lost_timeout,
+        broker_retries=(conf.broker_connection_max_retries or None) if conf.broker_connection_retry else 0,
+        broker_wait_at_start=conf.broker_connection_retry_on_startup,
         results=conf.result_backend or "at the broker",
         queues=queues_of(conf, options, hostname),
         tasks=tuple(sorted(name for name in app.tasks if not name.startswith(("celery.", "celeriac.")))),

@@ -1,0 +1,125 @@
+"""How a worker is: what its health probes are answered with, decided here as functions of values.
+
+*Live* is a worker that need not be ended: its loop goes round (else nobody answers), and no process of it is stuck.
+A child that runs something is busy, however long it takes. *Ready* is one that takes messages: its children
+have come up, its broker answers, and it is not stopping.
+
+Values only: no process, no clock, no socket.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+
+#: A child that runs nothing and does not come round for so long is called stuck; a little later
+#: (`plan.LONGEST_SILENCE`) the supervisor replaces it.
+STUCK_AFTER = 20.0
+
+
+class RunCondition(msgspec.Struct, frozen=True):
+    """One run: the task's id and name, and for how many seconds it has run."""
+
+    id: str
+    name: str
+    seconds: float
+
+
+class ChildCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """One child. `silence`: seconds in which it should have come round and has not; `memory` in KiB."""
+
+    number: int
+    pid: int | None = None
+    state: str = "ready"
+    standby: bool = False
+    age: float = 0.0
+    silence: float = 0.0
+    killed: bool = False
+    memory: int = 0
+    done: int = 0
+    runs: Sequence[RunCondition] = ()
+
+
+class BrokerCondition(msgspec.Struct, frozen=True, kw_only=True):
+    """The lease keeper's view of the broker. `renewed`: seconds since leases were renewed; `away`: since it failed."""
+
+    place: str
+    lease: float
+    renewed: float | None = None
+    away: float | None = None
+
+
+class Condition(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker at a moment. `came_up`: all its children have been up once. `broker` None: not known yet."""
+
+    worker: str
+    came_up: bool = False
+    stopping: bool = False
+    broker: BrokerCondition | None = None
+    children: Sequence[ChildCondition] = ()
+    #: Tasks that have ended here, in this worker's life.
+    done: int = 0
+    queues: Sequence[str] = ()
+    version: str = ""
+
+
+def why_not_live(condition: Condition) -> str | None:
+    """Which process is stuck; None: none is."""
+    for child in condition.children:
+        if child.silence >= STUCK_AFTER:
+            seconds = f"for {child.silence:.0f} s"
+            if child.killed:
+                return f"child {child.number} was killed and has not ended {seconds}"
+            if child.pid is None:
+                return f"child {child.number} has not been forked {seconds}"
+            return f"child {child.number} has not come round {seconds}"
+    return None
+
+
+def why_not_ready(condition: Condition) -> str | None:
+    """What keeps the worker from taking messages; None: nothing does."""
+    if condition.stopping:
+        return "stopping"
+    broker = condition.broker
+    if broker is None:
+        return "the application is being imported"
+    if broker.away is not None:
+        return f"broker away for {broker.away:.0f} s"
+    if broker.renewed is None:
+        return "the broker has not answered yet"
+    if broker.renewed > broker.lease:
+        return f"leases have not been renewed for {broker.renewed:.0f} s"
+    if not condition.came_up:
+        return "children are starting"
+    if not any(child.state in ("ready", "leaving") and not child.standby for child in condition.children):
+        return "no child is up"
+    return None
+
+
+class Status(msgspec.Struct, frozen=True):
+    """The answer to `/status`. `not_live` and `not_ready` say why, and are null where it is."""
+
+    not_live: str | None
+    not_ready: str | None
+    condition: Condition
+
+
+def answer(path: str, is_near: bool, condition: Condition) -> tuple[int, str]:
+    """The HTTP status and the text for a path. `is_near`: who asks is on this machine, and may see tasks' names."""
+    match path:
+        case "/live":
+            return _verdict("live", why_not_live(condition))
+        case "/ready":
+            return _verdict("ready", why_not_ready(condition))
+        case "/status" if is_near:
+            status = Status(why_not_live(condition), why_not_ready(condition), condition)
+            return 200, msgspec.json.encode(status).decode()
+        case "/status":
+            return 403, "only for those on the same machine"
+        case _:
+            return 404, "ask for /live, /ready or /status"
+
+
+def _verdict(word: str, why_not: str | None) -> tuple[int, str]:
+    return (200, word) if why_not is None else (503, f"not {word}: {why_not}")

@@ -1,0 +1,268 @@
+"""Health probes of real workers: what they say while all is well, and while it is not."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import WAIT, Site, Worker, wait_until
+from tests.servers import PrivateRedis
+
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.supervisor import health
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Probe:
+    """Asks one worker how it is."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.flags = ("--health", f"127.0.0.1:{self.port}")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """The status and the text; (0, "") where nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode().rstrip("\n")
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read().decode().rstrip("\n")
+        except OSError:
+            return 0, ""
+
+    def wait(self, path: str, status: int, text: str, timeout: float = WAIT) -> float:
+        """Wait until it answers so; how long that took."""
+        started = time.monotonic()
+        wait_until(
+            lambda: (found := self.get(path))[0] == status and text in found[1],
+            lambda: f"{path}: {self.get(path)}",
+            timeout,
+        )
+        return time.monotonic() - started
+
+    def raw(self, data: bytes, *, end: bool = False) -> bytes:
+        """Everything that is answered to these bytes."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as conn:
+            conn.sendall(data)
+            if end:
+                conn.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                return b"".join(iter(lambda: conn.recv(65536), b""))
+            return b""
+
+
+@pytest.fixture
+def probe() -> Probe:
+    return Probe()
+
+
+@pytest.fixture
+def fragile(private_redis: PrivateRedis, tmp_path: Path) -> Iterator[Site]:
+    """A site on a Redis server that the test may do anything to."""
+    site = Site(tmp_path, private_redis.url)
+    yield site
+    site.close()
+
+
+def test_a_worker_that_takes_messages_is_live_and_ready_until_it_stops(site: Site, probe: Probe):
+    worker = site.worker("-c", "2", *probe.flags)
+    assert probe.get("/live") == (200, "live")
+    probe.wait("/ready", 200, "ready")
+    result = site.send("holds", "gate")
+    site.wait_note(result, "start")
+    assert probe.get("/live") == (200, "live") and probe.get("/ready?verbose") == (200, "ready")
+    worker.send_signal(signal.SIGTERM)
+    probe.wait("/ready", 503, "not ready: stopping")
+    assert probe.get("/live") == (200, "live")
+    site.open("gate")
+    assert worker.exit_code() == 0
+    assert probe.get("/live") == (0, "")
+
+
+def test_while_the_application_is_imported_a_worker_is_live_and_not_ready(sqlite_site: Site, probe: Probe):
+    (sqlite_site.folder / "slow.py").write_text(
+        "import time, pathlib\n"
+        "while not pathlib.Path('imported').exists(): time.sleep(0.01)\n"
+        "from workload import app\n"
+    )
+    worker = sqlite_site.worker("-I", "slow", "-c", "1", *probe.flags, ready=False)
+    probe.wait("/live", 200, "live")
+    assert probe.get("/ready") == (503, "not ready: the application is being imported")
+    sqlite_site.open("imported")
+    probe.wait("/ready", 200, "ready")
+    assert worker.stop() == 0
+
+
+def test_without_its_broker_a_worker_is_live_and_not_ready(
+    fragile: Site, private_redis: PrivateRedis, probe: Probe
+):
+    private_redis.stop()
+    worker = fragile.worker("-c", "1", *probe.flags, ready=False, worker_lease=1.5)
+    probe.wait("/ready", 503, "not ready: broker away for 0 s")
+    probe.wait("/ready", 503, "not ready: broker away for 1 s")
+    assert probe.get("/live") == (200, "live")
+    private_redis.start()
+    assert probe.wait("/ready", 200, "ready") < 5.0 + 5.0
+    private_redis.kill()
+    assert probe.wait("/ready", 503, "broker away") < 1.5 + 5.0
+    assert probe.get("/live") == (200, "live")
+    private_redis.start()
+    probe.wait("/ready", 200, "ready")
+    with private_redis.frozen():
+        assert probe.wait("/ready", 503, "not ready: ") < 1.5 + 10.0
+        assert probe.get("/live") == (200, "live")
+    probe.wait("/ready", 200, "ready")
+    assert worker.stop() == 0
+
+
+def test_a_stuck_child_makes_a_worker_not_live_until_it_is_replaced(sqlite_site: Site, probe: Probe):
+    """A child that runs something is busy; one that runs nothing and does not come round is stuck."""
+    worker = sqlite_site.worker("-c", "2", *probe.flags)
+    busy = sqlite_site.send("holds", "gate")
+    busy_child = sqlite_site.wait_note(busy, "start")["pid"]
+    (idle_child,) = set(worker.children()) - {busy_child}
+    for pid in (busy_child, idle_child):
+        os.kill(pid, signal.SIGSTOP)
+    took = probe.wait("/live", 503, "has not come round for 2", timeout=30.0)
+    assert took < 30.0
+    wait_until(lambda: idle_child not in worker.children(), worker.log)
+    os.kill(busy_child, signal.SIGCONT)
+    probe.wait("/live", 200, "live")
+    assert sqlite_site.send("add", 1).get(timeout=WAIT) == 2
+    sqlite_site.open("gate")
+    assert busy.get(timeout=WAIT) == busy_child
+    assert worker.stop() == 0
+
+
+def test_a_paused_worker_holds_nothing_against_its_children(sqlite_site: Site, probe: Probe):
+    worker = sqlite_site.worker("-c", "1", *probe.flags)
+    children = worker.children()
+    os.kill(worker.pid, signal.SIGSTOP)
+    assert probe.get("/live") == (0, "")
+    os.kill(worker.pid, signal.SIGCONT)
+    assert probe.get("/live") == (200, "live")
+    assert worker.children() == children and worker.stop() == 0
+
+
+def test_a_template_that_does_not_fork_is_replaced(sqlite_site: Site, probe: Probe):
+    worker = sqlite_site.worker("-c", "1", *probe.flags, worker_proc_alive_timeout=1.5)
+    template, (child,) = worker.template(), worker.children()
+    os.kill(template, signal.SIGSTOP)
+    os.kill(child, signal.SIGKILL)
+    probe.wait("/ready", 503, "not ready: no child is up")
+    worker.wait_log("does not answer: it is replaced")
+    assert sqlite_site.send("add", 1).get(timeout=WAIT) == 2
+    assert worker.template() != template
+    assert probe.get("/ready") == (200, "ready") and worker.stop() == 0
+
+
+def test_the_status_tells_children_and_what_they_run(sqlite_site: Site, probe: Probe):
+    worker = sqlite_site.worker("-c", "2", *probe.flags)
+    for n in range(5):
+        sqlite_site.send("add", n).get(timeout=WAIT)
+    result = sqlite_site.send("holds", "gate")
+    child = sqlite_site.wait_note(result, "start")["pid"]
+
+    def status() -> dict[str, Any]:
+        return json.loads(probe.get("/status")[1])
+
+    wait_until(lambda: status()["condition"]["done"] == 5, worker.log)
+    found = status()
+    assert found["not_live"] is None and found["not_ready"] is None
+    assert found["condition"]["queues"] == ["celery"]
+    assert {one["pid"] for one in found["condition"]["children"]} == set(worker.children())
+    (run,) = [run for one in found["condition"]["children"] for run in one["runs"] if one["pid"] == child]
+    assert run["id"] == result.id and run["name"] == "workload.holds" and run["seconds"] > 0
+    sqlite_site.open("gate")
+    result.get(timeout=WAIT)
+    os.kill(child, signal.SIGKILL)
+    wait_until(lambda: child not in worker.children(), worker.log)
+    assert status()["condition"]["done"] == 6
+    assert worker.stop() == 0
+
+
+def test_a_probe_costs_little(sqlite_site: Site, probe: Probe):
+    worker = sqlite_site.worker("-c", "2", *probe.flags)
+    before = cpu_seconds(worker)
+    for _ in range(500):
+        assert probe.get("/live")[0] == probe.get("/ready")[0] == 200
+    cost = (cpu_seconds(worker) - before) / 1000
+    print(f"\n{cost * 1000:.3f} ms of CPU for a probe")
+    assert cost < 0.002
+    assert worker.stop() == 0
+
+
+def test_visitors_with_no_manners_disturb_nobody(sqlite_site: Site, probe: Probe):
+    worker = sqlite_site.worker("-c", "1", *probe.flags)
+    files = len(os.listdir(f"/proc/{worker.pid}/fd"))
+    assert probe.raw(b"GET /live HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.1 200 OK\r\n")
+    assert probe.raw(b"GET /live HTTP/1.1\nHost: x\n\n", end=True).endswith(b"\r\n\r\nlive\n")
+    assert probe.raw(b"HEAD /live HTTP/1.1\r\n\r\n").endswith(b"\r\n\r\n")
+    assert b" 405 " in probe.raw(b"POST /live HTTP/1.1\r\n\r\n")
+    assert b" 404 " in probe.raw(b"GET /else HTTP/1.1\r\n\r\n")
+    for rubbish in (b"\x16\x03\x01\n\n", b"GET\n\n", b"GET live HTTP/1.1\n\n", b"\xff \xff \xff\n\n"):
+        assert b" 400 " in probe.raw(rubbish)
+    assert probe.raw(b"GET /live", end=True) == b""
+    assert probe.raw(b"GET / " + b"x" * 100_000) in (b"", probe.raw(b"x" * 8192))
+    silent = [socket.create_connection(("127.0.0.1", probe.port), 10) for _ in range(100)]
+    try:
+        assert probe.get("/live") == (200, "live")
+        assert len(os.listdir(f"/proc/{worker.pid}/fd")) <= files + 16
+        # The last of them are let in and get no longer than the others.
+        assert all(conn.recv(1) == b"" for conn in silent)
+    finally:
+        for conn in silent:
+            conn.close()
+    wait_until(lambda: len(os.listdir(f"/proc/{worker.pid}/fd")) == files)
+    assert worker.stop() == 0
+
+
+def test_a_taken_port_and_a_wrong_address_are_errors_that_leave_no_trace(sqlite_site: Site, tmp_path: Path):
+    pidfile = tmp_path / "pid"
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        worker = sqlite_site.worker("--pidfile", str(pidfile), "--health", f"127.0.0.1:{port}", ready=False)
+        assert worker.exit_code() == 73
+    assert f"celeriac: --health 127.0.0.1:{port}: nothing can listen there: Address already" in worker.log()
+    for address in (
+        "8081",
+        "127.0.0.1:",
+        ":8081",
+        "127.0.0.1:99999",
+        "192.0.2.1:8081",
+        "no-such-host.invalid:80",
+    ):
+        worker = sqlite_site.worker("--pidfile", str(pidfile), "--health", address, ready=False)
+        assert worker.exit_code() == 64, worker.log()
+        assert address in worker.log() and "Traceback" not in worker.log()
+    assert not pidfile.exists()
+
+
+def test_an_ipv6_address_stands_in_brackets():
+    try:
+        listener = health.listen("[::1]:0")
+    except (OSError, ImproperlyConfigured):
+        pytest.skip("there is no IPv6 here")
+    with listener:
+        assert listener.getsockname()[0] == "::1"
+
+
+def cpu_seconds(worker: Worker) -> float:
+    """CPU that the supervisor has used."""
+    fields = Path(f"/proc/{worker.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
