@@ -77,7 +77,8 @@ class Proxy:
                 self._pump(link, reader, there_writer, is_reply=False),
                 self._pump(link, there_reader, writer, is_reply=True),
             )
-        except OSError:
+        except (OSError, asyncio.CancelledError):
+            # Cancelled at the very end only; asyncio would report it as an error.
             link.reset()
         finally:
             self._links.discard(link)

@@ -7,6 +7,7 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:d             zset    delayed messages: score = due time, member = class, number, ":", message
   base:o             zset    owners: score = end of lease, member = owner
   base:h:<owner>     hash    what an owner holds: fence -> class, message
+  base:n             hash    owner -> the number of its last take
   base:i             set     owners that wait for work
   base:a             string  the appointment: "<due time> <owner>", who of those wakes when the next delayed one is due
   base:f             string  the last fence number given out; also numbers delayed members and dead letters
@@ -124,6 +125,7 @@ end
 local function end_lease(base, owner)
   redis.call('DEL', base .. ':h:' .. owner)
   redis.call('ZREM', base .. ':o', owner)
+  redis.call('HDEL', base .. ':n', owner)
   redis.call('SREM', base .. ':i', owner)
 end
 
@@ -186,12 +188,24 @@ redis.call('ZADD', KEYS[1] .. ':o', now() + ARGV[2], ARGV[1])
 return 1
 
 --[[ script take: take up to a number of messages into the owner's holding.
-ARGV: owner, limit.
+ARGV: owner, limit, number of this take, and after one whose reply was lost: the last fence that has arrived.
+What was taken behind that fence is in nobody's hands, and goes back first. A take that is overtaken by a later one
+(its bytes were on their way for long) does nothing.
 Returns {fence of the first, message, ...}, or {fence, message, crashes, verdict or ''} with a negative fence for a
 suspect, or {} with nothing to take, or {due} when this owner is to look again at that many milliseconds from now;
 or the status LOST when the owner has no lease here. ]]
 local base, owner, limit = KEYS[1], ARGV[1], tonumber(ARGV[2])
 if not redis.call('ZSCORE', base .. ':o', owner) then return {ok = 'LOST'} end
+if tonumber(redis.call('HGET', base .. ':n', owner) or 0) >= tonumber(ARGV[3]) then return {} end
+redis.call('HSET', base .. ':n', owner, ARGV[3])
+if ARGV[4] then
+  for _, entry in ipairs(holding(base, owner)) do
+    if entry[1] > tonumber(ARGV[4]) then
+      redis.call('HDEL', base .. ':h:' .. owner, entry[1])
+      give_back(base, string.sub(entry[2], 1, 1), string.sub(entry[2], 2))
+    end
+  end
+end
 if redis.call('EXISTS', base .. ':p') == 1 then
   redis.call('SADD', base .. ':i', owner)
   return {}

@@ -48,6 +48,10 @@ class RedisConsumer:
         self._opened = False
         self._rung: set[str] = set()
         self._turn = 0
+        self._takes = 0
+        #: By queue: the last fence that has arrived, and which takes have been asked for and not been answered.
+        self._arrived: dict[str, int] = {}
+        self._unanswered: set[str] = set()
         self._waits_in: set[str] = set()
         self._alarm_in, self._alarm_out = os.pipe()
         os.set_blocking(self._alarm_in, False)
@@ -141,7 +145,7 @@ class RedisConsumer:
             count = len(self._queues)
             for step in range(count):
                 queue = self._queues[(self._turn + step) % count]
-                reply = connection.script(SCRIPTS["take"], self._keys.base(queue), self._owner, limit)
+                reply = self._ask(connection, queue, limit)
                 if reply == b"LOST":
                     self._start_over()
                 if len(reply) > 1:
@@ -151,6 +155,17 @@ class RedisConsumer:
                 if reply:
                     look_again = min(look_again, reply[0] / 1000)
         return [], look_again
+
+    def _ask(self, connection: Connection, queue: str, limit: int) -> Reply:
+        """The take script. What an unanswered take may have brought into our holding goes back with the next one."""
+        self._takes += 1
+        arguments: list[Any] = [self._owner, limit, self._takes]
+        if queue in self._unanswered:
+            arguments.append(self._arrived.get(queue, 0))
+        self._unanswered.add(queue)
+        reply = connection.script(SCRIPTS["take"], self._keys.base(queue), *arguments)
+        self._unanswered.discard(queue)
+        return reply
 
     def _leave_benches(self, connection: Connection, taken_from: str) -> None:
         """We have work: no other queue should wake us. The take script did so for its own queue."""
@@ -162,8 +177,10 @@ class RedisConsumer:
     def _deliveries(self, queue: str, reply: Reply) -> list[Delivery]:
         owner, fence = self._owner, reply[0]
         if fence < 0:
+            self._arrived[queue] = -fence
             verdict = reply[3].decode() or None
             return [Delivery(queue, reply[1], owner, -fence, reply[2], verdict)]
+        self._arrived[queue] = fence + len(reply) - 2
         return [Delivery(queue, data, owner, fence + i) for i, data in enumerate(reply[1:])]
 
     def _start_over(self) -> None:
