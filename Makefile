@@ -9,7 +9,7 @@ CODE := src tests examples benchmarks docs
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check servers test shape bench docs clean
+.PHONY: help demo setup fmt check servers test shape chaos bench docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ test: $(VENV)/.dev servers ## Run the checks and every test; the line that count
 shape: $(VENV)/.dev ## Run the tests of the code's shape alone: a few seconds
 	$(BIN)/python -m pytest tests/shape
 	$(BIN)/lint-imports
+
+chaos: $(VENV)/.dev servers ## Break everything at once and account for every task: MINUTES=10 SEED=7
+	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
 bench: $(VENV)/.dev ## Measure the engine against bare Redis and Celery, in one run
 	@tools/venv.sh $(VENV)-bench && $(VENV)-bench/bin/python -m pip install --quiet 'celery[redis]==5.7.0'

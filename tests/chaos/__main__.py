@@ -33,7 +33,7 @@ SOCKET_TIMEOUT = 1.5
 
 @dataclass(frozen=True)
 class Options:
-    """What is to be done. `seconds`: for how long it is sent and broken; the rest takes what it takes, up to `drain`."""
+    """What is to be done: for `seconds` it is sent and broken, then what is left has `drain` seconds to end."""
 
     seconds: float
     seed: int

@@ -7,13 +7,14 @@ A second run of a task must have a reason that is no fault of ours:
 
 - its process died between the two runs;
 - its worker was cut off from the broker for so long that the lease may have ended: its supervisor dead or
-  stopped, its network down. What the server's absence alone does is no reason, nor is the death of a template, nor a clock;
+  stopped, its network down. The server's absence alone is no reason, nor is the death of a template, nor a clock;
 - its worker was told to stop, and it ran longer than a stop waits;
 - it was sent twice: the sender's connection broke while it waited to hear that the message was stored.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 @dataclass(frozen=True)
 class Sent:
-    """One task that was sent. `is_sure`: the sender was told that it is stored. `before`: the step before it in a chain.
+    """One task that was sent. `is_sure`: the sender was told that it is stored. `before`: the chain's step before it.
 
     `result`: what it returns. Times are monotonic.
     """
@@ -180,7 +181,7 @@ class _Book:
         self.pairs = [
             (first, second, self.reason(first, second))
             for runs in self.runs.values()
-            for first, second in zip(runs, runs[1:], strict=False)
+            for first, second in itertools.pairwise(runs)
             if first.retries == second.retries
         ]
         self.reasons.update(reason or "none" for _, _, reason in self.pairs)

@@ -41,7 +41,7 @@ class Fault:
 
 
 def plan(seed: int, seconds: float, kills: int, restarts: int, lease: float) -> list[Fault]:
-    """The schedule of a seed: so many kills and server restarts, spread over the time, with networks and clocks besides."""
+    """The schedule of a seed: so many kills and server restarts over the time; networks and clocks besides."""
     draw = random.Random(f"hand {seed}")
     faults: list[Fault] = []
 

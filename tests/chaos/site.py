@@ -1,4 +1,4 @@
-"""The site: workers of several pools as real processes, their ways to the server, and what becomes of their processes."""
+"""The site: workers of several pools as real processes, the server, and the ways between them."""
 
 from __future__ import annotations
 
