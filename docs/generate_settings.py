@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 
 from celeriac.settings import SETTINGS, Setting
-from celeriac.settings_without_effect import OPTIONS_WITHOUT_EFFECT, WITHOUT_EFFECT
+from celeriac.settings_without_effect import NOT_YET, OPTIONS_WITHOUT_EFFECT, WITHOUT_EFFECT
 
 PAGE = Path(__file__).parent / "reference" / "settings.md"
 
@@ -55,7 +55,10 @@ def page() -> str:
     for family, title in FAMILIES.items():
         parts.append(f"## {title}\n")
         parts.extend(_entry(row) for row in SETTINGS.values() if _family(row.name) == family)
-    parts.append("## Settings of Celery's that have no effect here\n")
+    parts.append("## Settings that nothing reads yet\n")
+    parts.append("Known and checked. Setting one gives one warning.\n")
+    parts.extend(f"- `{name}`: {why}" for name, why in NOT_YET.items())
+    parts.append("\n## Settings of Celery's that have no effect here\n")
     parts.append("Accepted, with one warning that says why. Those that say where a server is are an error")
     parts.append("as long as no URL says it.\n")
     by_reason = sorted((row.why, row.name) for row in WITHOUT_EFFECT.values())

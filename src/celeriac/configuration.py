@@ -20,7 +20,7 @@ from celeriac import setting_sources as sources
 from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect
 from celeriac.setting_sources import Given
 from celeriac.settings import SETTINGS, Setting, mask
-from celeriac.settings_without_effect import OPTIONS_WITHOUT_EFFECT, WITHOUT_EFFECT
+from celeriac.settings_without_effect import NOT_YET, OPTIONS_WITHOUT_EFFECT, WITHOUT_EFFECT
 
 
 class Level(IntEnum):
@@ -232,6 +232,8 @@ class Configuration:
             if name in WITHOUT_EFFECT:
                 self._without_effect[name] = one.value
                 self._warn(one.key, WITHOUT_EFFECT[name].why, one.source)
+            elif name in NOT_YET and one.value != SETTINGS[name].default:
+                self._warn(one.key, NOT_YET[name], one.source)
             elif name.endswith("_transport_options"):
                 for option in sorted(one.value.keys() & OPTIONS_WITHOUT_EFFECT.keys()):
                     self._warn(f"{name}[{option!r}]", OPTIONS_WITHOUT_EFFECT[option], one.source)

@@ -222,3 +222,29 @@ OPTIONS_WITHOUT_EFFECT: Mapping[str, str] = MappingProxyType(
         "result_chord_ordered": "a chord's results are always in order",
     }
 )
+
+#: Settings that are known, checked and shown, and that nothing reads in this version. Who sets one is told.
+NOT_YET: Mapping[str, str] = MappingProxyType(
+    {
+        "beat_schedule": "there is no `celeriac beat` in this version",
+        "beat_scheduler": "there is no `celeriac beat` in this version",
+        "beat_schedule_filename": "there is no `celeriac beat` in this version",
+        "beat_max_loop_interval": "there is no `celeriac beat` in this version",
+        "beat_cron_starting_deadline": "there is no `celeriac beat` in this version",
+        "task_default_rate_limit": "rate limits are not enforced in this version",
+        "worker_disable_rate_limits": "rate limits are not enforced in this version",
+        "worker_imports": "this version imports every task module when the worker starts",
+        "worker_enable_remote_control": "workers take no remote control in this version",
+        "worker_send_task_events": "events are not published in this version",
+        "task_send_sent_event": "events are not published in this version",
+        "task_queue_max_priority": "priorities are 0 to 9 on every queue in this version",
+        "task_allow_error_cb_on_chord_header": "there are no chords in this version",
+        "result_chord_expires": "there are no chords in this version",
+        "broker_failover_strategy": "this version takes one broker URL",
+        "broker_read_url": "this version takes and sends by one URL, `broker_write_url` or `broker_url`",
+        "security_key": "messages are not signed in this version",
+        "security_key_password": "messages are not signed in this version",
+        "security_certificate": "messages are not signed in this version",
+        "security_cert_store": "messages are not signed in this version",
+    }
+)

@@ -114,13 +114,11 @@ def check(options: Mapping[str, Any], base: type, task_name: str) -> dict[str, A
     checked: dict[str, Any] = {}
     for name, value in options.items():
         if (why := WITHOUT_EFFECT.get(name)) is not None:
-            warnings.warn(
-                f"the task option {name!r} (of {task_name!r}) has no effect: {why}",
-                SettingHasNoEffect,
-                stacklevel=5,
-            )
+            _warn(name, task_name, why)
         elif name in KINDS:
             checked[name] = _checked(name, value, task_name)
+            if name == "rate_limit" and value is not None:
+                _warn(name, task_name, "rate limits are not enforced in this version")
         elif name.startswith("_") or name in _OURS or not hasattr(base, name):
             known = [*KINDS, *(word for word in dir(base) if not word.startswith("_"))]
             raise UnknownOption(
@@ -129,6 +127,11 @@ def check(options: Mapping[str, Any], base: type, task_name: str) -> dict[str, A
         else:
             checked[name] = value
     return checked
+
+
+def _warn(name: str, task_name: str, why: str) -> None:
+    text = f"the task option {name!r} (of {task_name!r}) has no effect: {why}"
+    warnings.warn(text, SettingHasNoEffect, stacklevel=6)
 
 
 def _checked(name: str, value: Any, task_name: str) -> Any:

@@ -163,9 +163,9 @@ def test_annotations_set_attributes(app: Celeriac) -> None:
     @app.task(name="noted")
     def noted() -> None: ...
 
-    app.conf.task_annotations = {"*": {"max_retries": 9}, "noted": {"rate_limit": "1/s"}}
+    app.conf.task_annotations = {"*": {"max_retries": 9}, "noted": {"time_limit": 5}}
     app.finalize()
-    assert (noted.max_retries, noted.rate_limit) == (9, "1/s")
+    assert (noted.max_retries, noted.time_limit) == (9, 5)
 
 
 def test_a_disabled_result_store_is_told(app: Celeriac) -> None:

@@ -189,7 +189,8 @@ def test_each_value_knows_its_source(make_module: MakeModule) -> None:
     conf.config_from_object(name)
     conf.add_defaults(lambda: {"result_expires": 1})
     conf.write({"task_default_queue": "q"}, "the application's constructor")
-    conf.config_from_flags({"worker_concurrency": "8", "worker_send_task_events": True})
+    with pytest.warns(SettingHasNoEffect, match="not published in this version"):
+        conf.config_from_flags({"worker_concurrency": "8", "worker_send_task_events": True})
     assert {name: conf.source_of(name) for name in conf.without_defaults()} == {
         "broker_url": "environment variable CELERY_BROKER_URL",
         "task_acks_late": "environment variable CELERIAC_TASK_ACKS_LATE",
@@ -313,10 +314,11 @@ def test_frozen_settings_refuse_writes_and_say_what_froze_them(conf: Configurati
 
 def test_passwords_are_masked_in_every_way_of_printing() -> None:
     conf = Configuration({"CELERIAC_RESULT_BACKEND": "redis://:hunter2@r"})
-    conf.update(
-        broker_url="redis://me:hunter2@h/0", security_key_password=b"hunter2",
-        broker_transport_options={"sentinel_kwargs": {"password": "hunter2"}},
-    )  # fmt: skip
+    with pytest.warns(SettingHasNoEffect, match="not signed in this version"):
+        conf.update(
+            broker_url="redis://me:hunter2@h/0", security_key_password=b"hunter2",
+            broker_transport_options={"sentinel_kwargs": {"password": "hunter2"}},
+        )  # fmt: skip
     printed = f"{conf!r} {conf.humanize(with_defaults=True)} {conf.table()} {conf.rows()}"
     assert "hunter2" not in printed
     assert "redis://me:***@h/0" in printed
@@ -348,3 +350,9 @@ def test_get_gives_its_default_for_a_name_that_is_no_setting(conf: Configuration
 
 def test_reading_a_setting_is_reading_an_attribute(conf: Configuration) -> None:
     assert vars(conf)["task_acks_late"] is True
+
+
+def test_a_setting_that_nothing_reads_yet_is_told_when_it_is_set(conf: Configuration) -> None:
+    with pytest.warns(SettingHasNoEffect, match="beat_schedule has no effect: there is no `celeriac beat`"):
+        conf.beat_schedule = {"every": {"task": "t", "schedule": 3}}
+    conf.worker_enable_remote_control = True  # its default: nothing to tell

@@ -462,3 +462,10 @@ def test_an_unknown_option_has_celerys_type_too(app: Celeriac) -> None:
         one.apply_async(nonsense=1)
     with pytest.raises(TypeError):
         one.apply_async(nonsense=1)
+
+
+def test_a_rate_limit_is_told_not_to_be_enforced(app: Celeriac) -> None:
+    with pytest.warns(SettingHasNoEffect, match="rate limits are not enforced in this version"):
+
+        @app.task(rate_limit="10/s")
+        def limited() -> None: ...
