@@ -115,6 +115,54 @@ def test_a_broker_that_stays_away_is_given_up():
     assert keeper.close(5.0)
 
 
+def test_a_broker_that_is_away_at_the_start_is_given_up_at_once_where_so_wished():
+    ledger = Ledger()
+    ledger.away = True
+    given_up = threading.Event()
+    keeper = keeper_of(ledger, Terms((), 0.3, 3, wait_at_start=False), given_up.set)
+    assert given_up.wait(5.0) and ledger.refusals == 1
+    ledger.away = False
+    assert keeper.close(5.0)
+
+
+def test_one_that_goes_away_later_is_not():
+    ledger = Ledger()
+    given_up = threading.Event()
+    keeper = keeper_of(ledger, Terms((), 0.3, 3, wait_at_start=False), given_up.set)
+    ledger.wait(lambda: ledger.asked)
+    ledger.away = True
+    ledger.wait(lambda: ledger.refusals >= 3)
+    assert not given_up.is_set()
+    ledger.away = False
+    assert keeper.close(5.0)
+
+
+def test_attempts_are_counted():
+    ledger = Ledger()
+    given_up = threading.Event()
+    keeper = keeper_of(ledger, Terms((), 0.3, 3, retries=2), given_up.set)
+    ledger.wait(lambda: ledger.asked)
+    ledger.away = True
+    assert given_up.wait(5.0) and ledger.refusals >= 3
+    ledger.away = False
+    assert keeper.close(5.0)
+
+
+def test_the_condition_tells_for_how_long_the_broker_is_away():
+    ledger = Ledger()
+    keeper = LeaseKeeper(ledger, TERMS, lambda: None)
+    assert keeper.condition().renewed is None and keeper.condition().away is None
+    keeper.start()
+    ledger.wait(lambda: len(ledger.asked) >= 2)
+    assert (keeper.condition().renewed or 0.0) < TERMS.lease and keeper.condition().away is None
+    ledger.away = True
+    ledger.wait(lambda: ledger.refusals >= 2)
+    assert keeper.condition().away is not None
+    ledger.away = False
+    ledger.wait(lambda: keeper.condition().away is None)
+    assert keeper.close(5.0)
+
+
 def test_closing_twice_or_before_the_start_is_harmless():
     keeper = LeaseKeeper(Ledger(), TERMS, lambda: None)
     assert keeper.close(0.1) and keeper.close(0.1)

@@ -176,13 +176,16 @@ def _closed_on_error(sock: socket.socket) -> Generator[None]:
 
 def _look_up(host: str, port: int, timeout: float) -> list[Any]:
     """`getaddrinfo` with a time limit: a resolver that hangs must not hang the caller. Raises: OSError."""
+    # As bytes where that is possible: a text would load the tables of international names, which costs each
+    # child 2 ms and the supervisor half a megabyte.
+    name = host.encode() if host.isascii() else host
     with contextlib.suppress(OSError):
-        return socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
+        return socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
     found: list[Any] = []
 
     def ask() -> None:
         try:
-            found.append(socket.getaddrinfo(host, port, 0, socket.SOCK_STREAM))
+            found.append(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM))
         except OSError as exc:
             found.append(exc)
 

@@ -153,7 +153,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         broker_options=connections.of_broker(conf)[1],
         broker_lost_timeout=conf.broker_connection_lost_timeout,
         broker_retries=(conf.broker_connection_max_retries or None) if conf.broker_connection_retry else 0,
-        broker_wait_at_start=conf.broker_connection_retry_on_startup,
+        broker_wait_at_start=conf.broker_connection_retry_on_startup is not False,
         results=conf.result_backend or "at the broker",
         queues=queues_of(conf, options, hostname),
         tasks=tuple(sorted(name for name in app.tasks if not name.startswith(("celery.", "celeriac.")))),
