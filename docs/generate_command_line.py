@@ -69,9 +69,30 @@ that has been moved away is opened anew; in its name `%n`, `%h`, `%d`, `%p`, `%i
 """
 
 
+HEALTH = """\
+## Health probes
+
+`celeriac worker --health 127.0.0.1:8081` (in a container `0.0.0.0:8081`) answers over HTTP, from the supervisor and
+while tasks run. The answer is one line that says why: 200 with `live`, or 503 with
+`not live: child 3 has not come round for 21 s`.
+
+- `/live`: need it be ended? A child that runs nothing and has not come round for 20 seconds makes it *not live*; after
+  30 seconds the supervisor replaces that child. A long task is no reason, nor is a broker that is away. A supervisor
+  that is stuck itself does not answer.
+- `/ready`: does it take messages? Not while it starts or stops, nor while the broker is away: that is seen with the
+  next renewal of leases, every third of `worker_lease`.
+- `/status`: children and what they run, as JSON, for those on the same machine only.
+
+For Kubernetes:
+
+    livenessProbe:  {httpGet: {path: /live, port: 8081}, periodSeconds: 10, failureThreshold: 3}
+    readinessProbe: {httpGet: {path: /ready, port: 8081}, periodSeconds: 5}
+"""
+
+
 def page() -> str:
     """The whole page."""
-    parts = [INTRODUCTION, _exit_codes(), LOG_LINES, "## General options\n"]
+    parts = [INTRODUCTION, _exit_codes(), HEALTH, LOG_LINES, "## General options\n"]
     general = parsing.Parser(None, "")
     parsing.add_general_options(general)
     known = {action.dest for action in general.options}

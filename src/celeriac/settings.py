@@ -301,7 +301,8 @@ _WORKER = (
     Setting("worker_kill_above_memory", integer(1), None,
             "KiB of resident memory above which a child is killed at once.", flag="--kill-above-memory"),
     Setting("worker_proc_alive_timeout", seconds(0.01), 60.0,
-            "Seconds that a new child has to import the application.", "CELERYD_PROC_ALIVE_TIMEOUT"),
+            "Seconds that a child has to start; on the command line or in the environment also those that the "
+            "import of the application may take.", "CELERYD_PROC_ALIVE_TIMEOUT"),
     Setting("worker_imports", one_of("lazy", "eager"), "lazy",
             "Whether a worker imports only the modules its queues need, or all."),
     Setting("imports", NAMES, (), "Modules that a worker imports when it starts.", "CELERY_IMPORTS"),
