@@ -38,14 +38,15 @@ local function wake(base)
   end
 end
 
--- Store one message: ready when due is '', else delayed. Wakes nobody when ready: the caller does, once.
-local function store(base, class, due, message)
-  if due == '' then
+-- Store one message: ready when delay is '', else due so many milliseconds from now. Wakes nobody when ready: the caller
+-- does, once.
+local function store(base, class, delay, message)
+  if delay == '' then
     redis.call('RPUSH', base .. ':' .. class, message)
     return
   end
   local member = class .. redis.call('INCR', base .. ':f') .. ':' .. message
-  redis.call('ZADD', base .. ':d', due, member)
+  redis.call('ZADD', base .. ':d', now() + delay, member)
   if redis.call('ZRANK', base .. ':d', member) == 0 then wake(base) end
 end
 
@@ -109,7 +110,7 @@ local function crash(base, t, class, message, casualty, max_deliveries)
     redis.call('HSET', base .. ':c', key, list)
     local crashes = #cjson.decode(list)
     local pause = crashes < 2 and 0 or math.min(60, 4 ^ (crashes - 2))
-    store(base, 's', pause == 0 and '' or t + pause * 1000, message)
+    store(base, 's', pause == 0 and '' or pause * 1000, message)
   end
 end
 
@@ -151,7 +152,7 @@ local function housekeep(base, t, lease, max_deliveries)
 end
 
 --[[ script send: store messages, ready or delayed.
-ARGV: class, due or '', message; repeated. Atomic for the call. ]]
+ARGV: class, delay or '', message; repeated. Atomic for the call. ]]
 local base = KEYS[1]
 local plain = false
 for i = 1, #ARGV, 3 do
@@ -165,9 +166,9 @@ return 1
 ARGV as send. Looks at the last 2,000 ready messages only. ]]
 local base = KEYS[1]
 for i = 1, #ARGV, 3 do
-  local class, due, message = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if due ~= '' or not redis.call('LPOS', base .. ':' .. class, message, 'RANK', -1, 'MAXLEN', 2000) then
-    store(base, class, due, message)
+  local class, delay, message = ARGV[i], ARGV[i + 1], ARGV[i + 2]
+  if delay ~= '' or not redis.call('LPOS', base .. ':' .. class, message, 'RANK', -1, 'MAXLEN', 2000) then
+    store(base, class, delay, message)
   end
 end
 wake(base)
@@ -276,9 +277,9 @@ return {due - t}
 --[[ script settle: end deliveries.
 ARGV[1] owner; then for each delivery: action, fence, and what the action needs.
   A fence                        acknowledge a message without crashes, results and follow-ups
-  F fence nr ns records sends final   the general form: records are (key, data, ttl or ''), sends are (base, class, due or
-                                 '', message), final is one of: A | R | X reason detail | B due message |
-                                 P base class due message (acknowledge, give back, bury, put back, replace)
+  F fence nr ns records sends final   the general form: records are (key, data, ttl or ''), sends are (base, class, delay or
+                                 '', message), final is one of: A | R | X reason detail | B delay message |
+                                 P base class delay message (acknowledge, give back, bury, put back, replace)
 Returns {number settled, error or '', fence lost, ...}; on an error the rest is untouched. ]]
 
 -- A row of acknowledgements in two commands, however long it is. Returns the number of arguments used.

@@ -20,7 +20,7 @@ from celeriac.brokers.contract import (
     QueueStats,
 )
 from celeriac.brokers.redis_consumer import RedisConsumer
-from celeriac.brokers.redis_keys import SCRIPTS, Keyspace, due_text
+from celeriac.brokers.redis_keys import SCRIPTS, Keyspace, delay_text
 from celeriac.drivers.redis import Address, Connection, Pool, Reply, ServerError, broker_errors
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.urls import Url
@@ -87,7 +87,7 @@ class RedisBroker:
             if one.due_at is None and not again:
                 plain.setdefault((one.queue, one.priority), []).append(one.data)
             else:
-                other.setdefault(one.queue, []).extend((one.priority, due_text(one), one.data))
+                other.setdefault(one.queue, []).extend((one.priority, delay_text(one.due_at), one.data))
         for (queue, priority), messages in plain.items():
             for start in range(0, len(messages), _BULK):
                 part = messages[start : start + _BULK]

@@ -19,7 +19,7 @@ from celeriac.brokers.contract import (
     Replace,
     Settlement,
 )
-from celeriac.brokers.redis_keys import SCRIPTS, Keyspace
+from celeriac.brokers.redis_keys import SCRIPTS, Keyspace, delay_text
 from celeriac.drivers.redis import Address, Connection, Reply, ServerError, broker_errors, explain
 from celeriac.exceptions import BrokerRefused, LeaseLost
 
@@ -264,7 +264,7 @@ class RedisConsumer:
                 arguments.append("P")
                 arguments += self._keys.stored(successor)
             case PutBack(data, due_at):
-                arguments += ("B", int(due_at * 1000), data)
+                arguments += ("B", delay_text(due_at), data)
             case Bury(reason, detail):
                 arguments += ("X", reason, detail)
 

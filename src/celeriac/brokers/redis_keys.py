@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from celeriac import clock
 from celeriac.brokers.contract import Outgoing
 from celeriac.drivers.redis import Address, Connection, Script, read_scripts
 
@@ -34,9 +35,12 @@ class Keyspace:
 
     def stored(self, outgoing: Outgoing) -> tuple[str, int, int | str, bytes]:
         """What the settle script needs to store a message."""
-        return (self.base(outgoing.queue), outgoing.priority, due_text(outgoing), outgoing.data)
+        return (self.base(outgoing.queue), outgoing.priority, delay_text(outgoing.due_at), outgoing.data)
 
 
-def due_text(outgoing: Outgoing) -> int | str:
-    """When a message is due, as scripts want it: milliseconds, or nothing."""
-    return "" if outgoing.due_at is None else int(outgoing.due_at * 1000)
+def delay_text(due_at: float | None) -> int | str:
+    """When a message is due, as scripts want it: milliseconds from now, or nothing.
+
+    From now, because it was reckoned by the clock of this machine, which may differ from the server's.
+    """
+    return "" if due_at is None else max(0, int((due_at - clock.now()) * 1000))
