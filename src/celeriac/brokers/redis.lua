@@ -135,8 +135,10 @@ local function housekeep(base, t, lease, max_deliveries)
   local last = tonumber(redis.call('GET', base .. ':t') or 0)
   redis.call('SET', base .. ':t', t)
   if t < last or t - last > lease / 2 then
+    -- By the time in which nobody looked, and to a whole lease of ours at least.
     for _, owner in ipairs(redis.call('ZRANGE', base .. ':o', 0, -1)) do
-      redis.call('ZADD', base .. ':o', t + lease, owner)
+      redis.call('ZINCRBY', base .. ':o', last > 0 and t - last or 0, owner)
+      redis.call('ZADD', base .. ':o', 'GT', t + lease, owner)
     end
   else
     for _, owner in ipairs(redis.call('ZRANGEBYSCORE', base .. ':o', '-inf', t, 'LIMIT', 0, 100)) do

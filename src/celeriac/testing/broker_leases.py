@@ -139,6 +139,15 @@ class Leases:
 
     # -- amnesty -------------------------------------------------------------------------------------------
 
+    def test_a_lease_is_not_shortened_by_a_worker_that_has_a_shorter_one(self, stand: Stand) -> None:
+        stand.send("a")
+        consumer = stand.consumer()
+        batch = consumer.take(1, SOON)
+        stand.broker.renew([stand.queue], [], SHORT, 3)
+        pause(SHORT)
+        stand.keep_alive(stand.broker, leases=2.0)
+        assert settle(consumer, batch) == []
+
     def test_where_nobody_kept_house_leases_are_lengthened_rather_than_ended(self, stand: Stand) -> None:
         stand.send("a")
         consumer = stand.consumer(lease=SHORT)
