@@ -241,12 +241,12 @@ def lost(book: _Book) -> list[str]:
     story = book.story
     broken: list[str] = []
     for sent in story.sent:
-        state = story.ends.get(sent.id, ("PENDING", None))[0]
+        state, result = story.ends.get(sent.id, ("PENDING", None))
         if sent.kind in book.terms.early or state not in TERMINAL or sent.id in story.letters:
             continue
         expected = "FAILURE" if sent.kind == "failing" else "SUCCESS"
         if state != expected or not any(run.end is not None for run in book.runs[sent.id]):
-            broken.append(_tell(book, sent.id, f"state {state}"))
+            broken.append(_tell(book, sent.id, f"state {state} {result!r}"))
     return broken
 
 

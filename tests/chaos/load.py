@@ -93,14 +93,16 @@ class Diary:
 
     def write(self, what: str) -> None:
         """One line: that the run of now has got this far."""
-        if self._pid != os.getpid():
-            self._pid = os.getpid()
-            path = f"{os.environ[FOLDER_VARIABLE]}/runs-{self._pid}"
+        pid = os.getpid()
+        if self._pid != pid:
+            path = f"{os.environ[FOLDER_VARIABLE]}/runs-{pid}"
             self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+            # Last, because several threads may come here at once.
+            self._pid = pid
         request = context.current_task().request
         delivery = request.delivery
         line = (
-            f"{what} {request.id} {request.hostname} {self._pid} {time.monotonic():.6f} "
+            f"{what} {request.id} {request.hostname} {pid} {time.monotonic():.6f} "
             f"{delivery.fence} {request.retries} {delivery.crashes}\n"
         )
         os.write(self._file, line.encode())

@@ -29,6 +29,8 @@ ROLES = {
 }
 #: The worker whose clock jumps.
 WRONG_CLOCK = "recycled"
+#: A worker is not started anew sooner than so many seconds after the one before it.
+_PAUSE = 1.0
 
 
 class Worker:
@@ -38,6 +40,7 @@ class Worker:
         self.role = role
         self.name = f"{role}-{number}@chaos"
         self.process = process
+        self.started_at = time.monotonic()
 
     @property
     def pid(self) -> int:
@@ -90,12 +93,12 @@ class Site:
             wait_until(worker.children, partial(self._log, worker))
 
     def revive(self) -> None:
-        """Start workers anew whose supervisor is dead."""
+        """Start workers anew whose supervisor is dead, not too soon after each other."""
         for place, worker in enumerate(self.workers):
-            if not worker.is_alive:
+            if not worker.is_alive and time.monotonic() > worker.started_at + _PAUSE:
                 code = worker.process.returncode
                 if code not in (0, -signal.SIGKILL):
-                    self.troubles.append(f"{worker.name} ended with {code}: {self._log(worker)[-1000:]}")
+                    self.troubles.append(f"{worker.name} ended with {code}: {self._log(worker)[-400:]}")
                 self.workers[place] = self._start(worker.role)
 
     def set_clock(self, offset: float) -> None:
@@ -113,10 +116,10 @@ class Site:
             try:
                 code = worker.process.wait(30.0)
             except subprocess.TimeoutExpired:
-                self.troubles.append(f"{worker.name} does not stop: {self._log(worker)[-1000:]}")
+                self.troubles.append(f"{worker.name} does not stop: {self._log(worker)[-400:]}")
             else:
                 if code:
-                    self.troubles.append(f"{worker.name} stopped with {code}: {self._log(worker)[-1000:]}")
+                    self.troubles.append(f"{worker.name} stopped with {code}: {self._log(worker)[-400:]}")
         with contextlib.suppress(AssertionError):
             wait_until(lambda: not self.left(), timeout=5.0)
         if left := self.left():
