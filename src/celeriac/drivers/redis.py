@@ -322,12 +322,21 @@ class Connection:
             self.parse_pushes()
         return bool(self.pushes)
 
+    def _is_read_ahead(self) -> bool:
+        """Whether TLS has decrypted more than was asked for: the socket would not tell of that."""
+        pending: Callable[[], int] | None = getattr(self._sock, "pending", None)
+        return pending is not None and pending() > 0
+
     def parse_pushes(self) -> None:
-        """Note pushes that came in one piece with the last reply."""
-        while (reply := self._reader.gets()) is not _NOTHING:
-            if type(reply) is not hiredis.PushNotification:
-                raise ConnectionError("the server sent a reply that nobody asked for")
-            self.pushes.append(list(reply))
+        """Note pushes that came in one piece with the last reply. To be called with no reply outstanding."""
+        while True:
+            while (reply := self._reader.gets()) is not _NOTHING:
+                if type(reply) is not hiredis.PushNotification:
+                    raise ConnectionError("the server sent a reply that nobody asked for")
+                self.pushes.append(list(reply))
+            if not self._is_read_ahead():
+                return
+            self._fill(self._sock.recv(65536))
 
 
 _NOTHING: Final = object()
