@@ -133,6 +133,8 @@ end
 -- End expired leases and promote what is due. After a gap in housekeeping every lease is lengthened instead.
 local function housekeep(base, t, lease, max_deliveries)
   local last = tonumber(redis.call('GET', base .. ':t') or 0)
+  -- Somebody has just done it: a thousand workers cost the server no more housekeeping than one.
+  if t >= last and t - last < lease / 20 then return end
   redis.call('SET', base .. ':t', t)
   if t < last or t - last > lease / 2 then
     -- By the time in which nobody looked, and to a whole lease of ours at least.
