@@ -142,7 +142,7 @@ def test_a_child_that_does_not_get_ready_is_killed():
 
 
 def test_a_child_that_does_not_end_is_killed_but_not_while_it_runs_something():
-    child = a_child(1, state=State.LEAVING, quiet_at=10.0)
+    child = a_child(1, state=State.LEAVING, quiet_at=10.0, heard_at=10.0)
     now = 10.0 + plan.EXIT_TIMEOUT
     assert Kill(1, Why.HUNG) in decide([child], Wishes(processes=0), LIMITS, now)
     assert not any(isinstance(a, Kill) for a in decide([leaving()], Wishes(), LIMITS, 1e6))
@@ -227,3 +227,11 @@ def test_a_child_that_runs_nothing_and_does_not_come_round_is_ended():
     assert decide([silent], Wishes(), LIMITS, 39.0) == []
     assert decide([silent], Wishes(), LIMITS, 40.0)[0] == Kill(1, Why.HUNG)
     assert decide([a_child(1, heard_at=10.0, runs=(a_run(),))], Wishes(), LIMITS, 1000.0) == []
+
+
+def test_a_child_that_is_to_go_may_settle_for_as_long_as_it_comes_round():
+    settling = a_child(1, state=State.LEAVING, quiet_at=10.0, heard_at=39.0)
+    assert not any(isinstance(action, Kill) for action in decide([settling], Wishes(), LIMITS, 40.0))
+    assert decide([settling], Wishes(), LIMITS, 44.0)[0] == Kill(1, Why.HUNG)
+    endless = a_child(1, state=State.LEAVING, quiet_at=10.0, heard_at=70.0)
+    assert decide([endless], Wishes(), LIMITS, 70.0)[0] == Kill(1, Why.HUNG)

@@ -124,7 +124,8 @@ def test_at_an_age_with_a_spread_and_the_replacement_up_first(site: Site, pool: 
     results: list[AsyncResult] = []
 
     def lines() -> list[dict]:
-        return [json.loads(line) for line in worker.log().splitlines() if line.startswith("{")]
+        whole = worker.log().rpartition("\n")[0]
+        return [json.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     def recycled() -> list[dict]:
         return [line for line in lines() if "is recycled: age: " in line["message"]]

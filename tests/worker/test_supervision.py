@@ -12,6 +12,8 @@ import pytest
 from harness import WAIT, Site, Worker, is_running, wait_until
 from tests.servers import PrivateRedis
 
+from celeriac.supervisor import plan
+
 #: An application that is what two files say: settings, and a line of code.
 CHANGING = """
 import json, pathlib
@@ -132,7 +134,8 @@ def test_attempts_to_reconnect_are_counted(
 def test_a_worker_that_cannot_take_ends_with_an_error_and_loses_nothing(
     fragile: Site, private_redis: PrivateRedis
 ):
-    worker = fragile.worker("-c", "2", broker_connection_lost_timeout=1.0, worker_lease=1.5)
+    worker = fragile.worker("-c", "2", broker_connection_lost_timeout=1.0, worker_lease=1.5,
+                            worker_shutdown_timeout=2.0)  # fmt: skip
     results = [fragile.send("holds", "gate") for _ in range(3)]
     wait_until(lambda: len(fragile.notes(what="start")) == 2, fragile.told)
     private_redis.kill()
@@ -147,6 +150,27 @@ def test_a_worker_that_cannot_take_ends_with_an_error_and_loses_nothing(
         result.get(timeout=WAIT)
     fragile.wait_empty()
     assert fragile.stats().dead == 0
+
+
+def test_a_child_that_is_to_go_waits_for_the_broker_with_what_it_has_run(
+    fragile: Site, private_redis: PrivateRedis
+):
+    worker = fragile.worker("-c", "1", "--max-tasks-per-child", "1", worker_lease=3.0)
+    result = fragile.send("holds", "gate")
+    child = fragile.wait_note(result, "start")["pid"]
+    private_redis.kill()
+    fragile.open("gate")
+    fragile.wait_note(result, "end")
+    until = time.monotonic() + plan.EXIT_TIMEOUT + 2.0  # longer than an exit may take
+    wait_until(lambda: time.monotonic() > until)
+    assert is_running(child)
+    private_redis.start()
+    assert result.get(timeout=WAIT) == child
+    fragile.wait_empty()
+    assert len(fragile.notes(result, "start")) == 1
+    wait_until(lambda: not is_running(child), worker.log)
+    assert fragile.send("add", 1).get(timeout=WAIT) == 2
+    assert "exited prematurely" not in worker.log() and worker.stop() == 0
 
 
 # -- the import -----------------------------------------------------------------------------------------------

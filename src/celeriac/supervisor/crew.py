@@ -78,10 +78,14 @@ class Crew:
             return
         now = clock.monotonic()
         held_up, self._looked_at = now - self._looked_at, now
+        is_broker_away = self._keeper is not None and self._keeper.condition().away is not None
         self._measure(now)
         for child in list(self.children.values()):
             if held_up > _HELD_UP:
                 child.forgive(held_up)
+            if is_broker_away and child.state is State.LEAVING:
+                # It cannot settle what it has run: killed, it would have run that for nothing.
+                child.quiet_at = now
             self._notice_end(child, now)
         limits = Limits(
             start_timeout=self._ready.start_timeout,

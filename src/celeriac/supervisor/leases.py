@@ -22,6 +22,8 @@ from celeriac.supervisor.condition import BrokerCondition
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 3.0
+#: A broker that stays away is told of so often, not at every attempt.
+_TELL_EVERY = 30.0
 
 
 class Surrender(msgspec.Struct, frozen=True):
@@ -63,6 +65,7 @@ class LeaseKeeper:
         # Read and written by the thread only.
         self._renew_at = 0.0
         self._failures = 0
+        self._told_at = 0.0
         # Written by the thread, and read by whoever asks for the condition.
         self._lost_at: float | None = None
         self._renewed_at: float | None = None
@@ -152,7 +155,9 @@ class LeaseKeeper:
             self._lost_at = now
         self._failures += 1
         self._renew_at = now + delay
-        emit(BrokerLost(self._broker.place, f"{type(error).__name__}: {error}", delay))
+        if now >= self._told_at + _TELL_EVERY or self._failures == 1:
+            self._told_at = now
+            emit(BrokerLost(self._broker.place, f"{type(error).__name__}: {error}", delay))
         if self._is_hopeless(now - self._lost_at):
             self._given_up()
 

@@ -27,6 +27,8 @@ from celeriac.wire import EXIT_FAILURE, EXIT_USAGE, RunSnapshot
 
 #: A child that is told to stop and has nothing to run, or has said that it is done, may take so long to exit.
 EXIT_TIMEOUT = 5.0
+#: One that comes round, and so has ends of runs to settle, may take so long while the broker answers.
+SETTLE_TIMEOUT = 60.0
 #: A child that dies younger than this with nothing to blame it on counts as one that cannot start.
 INFANCY = 5.0
 #: A child that takes, runs nothing and does not come round for so long is of no use. A run may keep it busy for
@@ -62,8 +64,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
 
     `begun` is False for a standby. `warned`: the runs that got their soft signal. `outdated`: an earlier
     application runs in it than the one that was loaded last. `due_at`: when its age is reached. `quiet_at`:
-    since when it has been seen to have nothing to run, or in its state. `heard_at`: when it was last known to
-    come round.
+    since when it has been seen to have nothing to run, or in its state, while the broker answered. `heard_at`:
+    when it was last known to come round.
     """
 
     number: int
@@ -173,10 +175,11 @@ def keep_limits(child: Child, limits: Limits, wishes: Wishes, now: float) -> lis
 def _hangs(child: Child, limits: Limits, now: float) -> bool:
     if child.state is State.BOOTING:
         return now >= child.started_at + limits.start_timeout
-    if child.state is State.READY and not child.runs:
-        return now >= child.heard_at + LONGEST_SILENCE
-    is_done = child.state is State.STOPPED or (child.state is State.LEAVING and not child.runs)
-    return is_done and now >= child.quiet_at + EXIT_TIMEOUT
+    if child.state is State.READY:
+        return not child.runs and now >= child.heard_at + LONGEST_SILENCE
+    if child.state is State.LEAVING and not child.runs:
+        return now >= child.heard_at + EXIT_TIMEOUT or now >= child.quiet_at + SETTLE_TIMEOUT
+    return child.state is State.STOPPED and now >= child.quiet_at + EXIT_TIMEOUT
 
 
 def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float) -> list[Action]:
