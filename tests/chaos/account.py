@@ -316,21 +316,21 @@ def _tell(book: _Book, task_id: str, more: str = "") -> str:
 def table(book: _Book) -> str:
     """The account, in lines for people."""
     story = book.story
-    rows = ["kind          sent  unsure    runs  SUCCESS  FAILURE  letters  behind a letter"]
+    rows = ["kind          sent  unsure    runs  SUCCESS  FAILURE  letters  no end"]
     kinds = sorted({sent.kind for sent in story.sent})
     for kind in [*kinds, "all"]:
         of_kind = [sent for sent in story.sent if kind in ("all", sent.kind)]
         states = Counter(story.ends.get(sent.id, ("PENDING", None))[0] for sent in of_kind)
         letters = sum(sent.id in story.letters for sent in of_kind)
         stored = [sent for sent in of_kind if sent.is_sure]
-        behind = sum(
+        endless = sum(
             sent.id not in story.letters and story.ends.get(sent.id, ("PENDING",))[0] not in TERMINAL
             for sent in stored
         )
         rows.append(
             f"{kind:<11}{len(of_kind):>7}{len(of_kind) - len(stored):>8}"
             f"{sum(len(book.runs[sent.id]) for sent in of_kind):>8}{states['SUCCESS']:>9}{states['FAILURE']:>9}"
-            f"{letters:>9}{behind:>17}"
+            f"{letters:>9}{endless:>8}"
         )
     deeds = Counter(f"{deed.target} {deed.how}" for deed in story.deeds)
     rows += ["", "deeds: " + ", ".join(f"{count} x {name}" for name, count in sorted(deeds.items()))]
