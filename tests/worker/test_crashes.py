@@ -10,6 +10,7 @@ from harness import WAIT, Site, wait_until
 
 from celeriac import states
 from celeriac.exceptions import WorkerLostError
+from celeriac.message import key_of
 
 
 def test_a_killed_childs_task_runs_again_within_two_seconds(site: Site):
@@ -154,3 +155,14 @@ def test_a_killed_template_is_replaced_and_no_task_is_lost(site: Site):
         result.get(timeout=WAIT)
     site.wait_empty()
     assert worker.stop() == 0
+
+
+def test_a_last_chance_in_threads_is_run_without_neighbours(site: Site):
+    neighbours = [site.send("sleeps", 1.0) for _ in range(3)]
+    poison = site.send("dies", "SIGKILL")
+    site.worker("-P", "threads", "-c", "4")
+    (letter,) = site.wait_dead()
+    assert letter.key == key_of(poison.id)
+    assert [result.get(timeout=WAIT) for result in neighbours] == ["slept"] * 3
+    site.wait_empty()
+    assert site.stats().dead == 1 and len(site.notes(poison, "dies")) == 3

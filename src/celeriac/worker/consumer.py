@@ -76,6 +76,8 @@ class TaskConsumer:
         self._tasks: Any = bench.app.tasks
         self._accept = frozenset(conf.accept_content)
         self._grace: float = conf.task_unknown_grace
+        #: So many crashes behind a message mean that one more makes it a dead letter.
+        self._last_chance = max(1, conf.task_max_deliveries - 1)
         self.waiting: deque[Delivery] = deque()
         self.stopping = threading.Event()
         #: Why nothing more is taken; "" while it is. Whoever asks first writes it, the main thread tells it.
@@ -192,9 +194,23 @@ class TaskConsumer:
             if not self.waiting or self._bench.settler.is_due():
                 self._bench.settler.flush()
             return
+        if self._pool.slots > 1 and delivery.crashes >= self._last_chance:
+            self._run_alone(request)
+            return
         self.busy_since = clock.monotonic()
         self._pool.submit(partial(executor.execute, request, self._bench))
         self.busy_since = 0.0
+
+    def _run_alone(self, request: Request) -> None:
+        """Run what would be a dead letter after one more crash with no neighbour, who might become one with it."""
+        while not self._pool.wait_idle(0.5):
+            if self.stopping.is_set():
+                assert request.delivery is not None
+                self._bench.settler.add(Settlement(request.delivery, Release()))
+                return
+        self._pool.submit(partial(executor.execute, request, self._bench))
+        while not self._pool.wait_idle(0.5) and not self.stopping.is_set():
+            continue
 
     # -- deciding -----------------------------------------------------------------------------------------
 
