@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from celeriac import brokers, urls
+from celeriac import brokers, clock, urls
 from celeriac.brokers.contract import Ack, Broker, Consumer, Outgoing, Settlement
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.testing.stand import message, names
+from tests import servers
 from tests.chaos.proxy import Network, Proxy
 
 QUEUE = "letters"
 SOON = 5.0
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until something is so, for some seconds."""
+    until = time.monotonic() + SOON
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.01)
 
 
 @pytest.fixture
@@ -25,11 +35,24 @@ def way(redis_server: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def broker(redis_prefix: str, way: Proxy) -> Iterator[Broker]:
+def prefix(redis_prefix: str) -> str:
+    """What this test's keys begin with."""
+    return f"{redis_prefix}-{secrets.token_hex(4)}:"
+
+
+@pytest.fixture
+def broker(prefix: str, way: Proxy) -> Iterator[Broker]:
     """A broker behind that network, with ten messages."""
-    prefix = f"{redis_prefix}-{secrets.token_hex(4)}:"
     made = brokers.connect(f"redis://127.0.0.1:{way.port}/0?prefix={prefix}", {"socket_timeout": 0.3})
     made.send([Outgoing(QUEUE, message(str(n))) for n in range(10)], SOON)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def near(redis_server: str, prefix: str) -> Iterator[Broker]:
+    """The same broker, without that network."""
+    made = brokers.connect(servers.with_prefix(redis_server, prefix), {})
     yield made
     made.close()
 
@@ -67,3 +90,43 @@ def test_what_runs_is_not_given_back_with_it(consumer: Consumer, way: Proxy) -> 
     way.set_mode("open")
     assert names(consumer.take(100, SOON)) == [str(n) for n in range(1, 10)]
     assert consumer.settle([Settlement(running[0], Ack())]) == []
+
+
+@pytest.mark.parametrize("delay", [None, 60.0], ids=["ready", "delayed"])
+@pytest.mark.parametrize("mode", ["cut", "half-open"])
+def test_a_send_whose_answer_was_lost_stores_once_though_it_was_taken_meanwhile(
+    broker: Broker, near: Broker, way: Proxy, mode: str, delay: float | None
+) -> None:
+    broker.send([Outgoing(QUEUE, message("before"))], SOON)
+    near.purge(QUEUE)
+
+    def take_it() -> None:
+        wait_for(lambda: near.stats(QUEUE).ready + near.stats(QUEUE).delayed)
+        near.purge(QUEUE)
+        way.set_mode("open")
+
+    way.set_mode(mode)
+    taker = threading.Thread(target=take_it)
+    taker.start()
+    due_at = None if delay is None else clock.now() + delay
+    broker.send([Outgoing(QUEUE, message("once"), due_at=due_at)], SOON)
+    taker.join()
+    stats = near.stats(QUEUE)
+    assert (stats.ready, stats.delayed) == (0, 0)
+
+
+def test_a_bulk_send_that_breaks_off_goes_on_where_it_was(broker: Broker, near: Broker, way: Proxy) -> None:
+    near.purge(QUEUE)
+    batch = [Outgoing(QUEUE, message(str(n))) for n in range(50_000)]
+
+    def cut() -> None:
+        wait_for(lambda: near.stats(QUEUE).ready >= 5_000)
+        way.set_mode("cut")
+        time.sleep(0.1)
+        way.set_mode("open")
+
+    cutter = threading.Thread(target=cut)
+    cutter.start()
+    broker.send(batch, SOON)
+    cutter.join()
+    assert near.stats(QUEUE).ready == len(batch)

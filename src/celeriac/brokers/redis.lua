@@ -12,6 +12,8 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:a             string  the appointment: "<due time> <owner>", who of those wakes when the next delayed one is due
   base:f             string  the last fence number given out; also numbers delayed members and dead letters
   base:t             string  when housekeeping was last done
+  base:l:<name>      string  the number of the last send over the connection of that name; "!" after a lost answer; for a
+                             minute
   base:p             string  there while the queue is paused
   base:c             hash    key -> JSON list of casualties, for messages with crashes behind them
   base:v             hash    key -> verdict, for messages whose end is decided
@@ -48,6 +50,22 @@ local function store(base, class, delay, message)
   local member = class .. redis.call('INCR', base .. ':f') .. ':' .. message
   redis.call('ZADD', base .. ':d', now() + delay, member)
   if redis.call('ZRANK', base .. ':d', member) == 0 then wake(base) end
+end
+
+-- Whether a send is one that has not come before. ARGV[1] is the number of arguments that mark it: name of the connection
+-- and number of the call, then the same of earlier tries whose answers were lost. What comes of those from now on does
+-- nothing: its bytes were on their way for long.
+local function is_new(base)
+  local count = tonumber(ARGV[1])
+  local seat, new = base .. ':l:' .. ARGV[2], true
+  if redis.call('SET', seat, ARGV[3], 'PX', 60000, 'GET') == '!' then
+    redis.call('SET', seat, '!', 'PX', 60000)
+    return false
+  end
+  for i = 4, count, 2 do
+    if redis.call('SET', base .. ':l:' .. ARGV[i], '!', 'PX', 60000, 'GET') == ARGV[i + 1] then new = false end
+  end
+  return new
 end
 
 -- Move what is due to its ready list. Returns when the next one is due, or nil.
@@ -156,33 +174,24 @@ local function housekeep(base, t, lease, max_deliveries)
 end
 
 --[[ script send: store messages, ready or delayed.
-ARGV: class, delay or '', message; repeated. Atomic for the call. ]]
+ARGV: the marks (see `is_new`), then class, delay or '', message; repeated. Atomic for the call. ]]
 local base = KEYS[1]
+if not is_new(base) then return 0 end
 local plain = false
-for i = 1, #ARGV, 3 do
+for i = ARGV[1] + 2, #ARGV, 3 do
   if ARGV[i + 1] == '' then plain = true end
   store(base, ARGV[i], ARGV[i + 1], ARGV[i + 2])
 end
 if plain then wake(base) end
 return 1
 
---[[ script send_again: send, after a try whose fate is not known; skips what the first try is seen to have stored.
-ARGV as send. Looks at the last 2,000 ready messages only. ]]
-local base = KEYS[1]
-for i = 1, #ARGV, 3 do
-  local class, delay, message = ARGV[i], ARGV[i + 1], ARGV[i + 2]
-  if delay ~= '' or not redis.call('LPOS', base .. ':' .. class, message, 'RANK', -1, 'MAXLEN', 2000) then
-    store(base, class, delay, message)
-  end
-end
-wake(base)
-return 1
-
 --[[ script send_bulk: store many ready messages of one priority.
-ARGV[1] class; then the messages. Atomic for the call. ]]
+ARGV: the marks, then class and the messages. Atomic for the call. ]]
 local base = KEYS[1]
-for i = 2, #ARGV, 4000 do
-  redis.call('RPUSH', base .. ':' .. ARGV[1], unpack(ARGV, i, math.min(i + 3999, #ARGV)))
+if not is_new(base) then return 0 end
+local class = ARGV[ARGV[1] + 2]
+for i = ARGV[1] + 3, #ARGV, 4000 do
+  redis.call('RPUSH', base .. ':' .. class, unpack(ARGV, i, math.min(i + 3999, #ARGV)))
 end
 wake(base)
 return 1

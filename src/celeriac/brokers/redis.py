@@ -7,6 +7,7 @@ server's own clock decides about leases and due times.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ from celeriac.brokers.contract import (
 )
 from celeriac.brokers.redis_consumer import RedisConsumer
 from celeriac.brokers.redis_keys import SCRIPTS, Keyspace, delay_text
-from celeriac.drivers.redis import Address, Connection, Pool, Reply, ServerError, broker_errors
+from celeriac.drivers.redis import Address, Pool, Reply, ServerError, broker_errors
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.urls import Url
 
@@ -31,6 +32,10 @@ _BULK: Final = 1000
 _RETRY_PAUSE: Final = 0.05
 
 
+#: What one call of a script sends: its name, the queue, the messages.
+_Part = tuple[str, str, Sequence[Outgoing]]
+
+
 class RedisBroker:
     """See `celeriac.brokers.contract.Broker`."""
 
@@ -38,6 +43,7 @@ class RedisBroker:
         self._address = Address(url, options)
         self._pool = Pool(self._address)
         self._keys = Keyspace(self._address)
+        self._numbers = itertools.count(1)
 
     @property
     def place(self) -> str:
@@ -47,55 +53,50 @@ class RedisBroker:
 
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
         deadline = clock.monotonic() + timeout
-        again = False
-        while True:
+        parts = _parts(batch)
+        doubts: list[Any] = []
+        is_first = True
+        while parts:
             try:
                 with broker_errors(self.place):
-                    self._send_once(batch, deadline, again)
-                return
+                    self._send_parts(parts, doubts, deadline)
             except BrokerUnavailable as exc:
                 if clock.monotonic() + _RETRY_PAUSE >= deadline:
                     raise BrokerUnavailable(f"not stored within {timeout:g} s: {exc}") from exc
-                if again:
+                if not is_first:
                     clock.sleep(_RETRY_PAUSE)
-                again = True
+                is_first = False
 
-    def _send_once(self, batch: Sequence[Outgoing], deadline: float, again: bool) -> None:
+    def _send_parts(self, parts: list[_Part], doubts: list[Any], deadline: float) -> None:
+        """Send parts, and take each away that the server has answered for.
+
+        `doubts`: connection and number of each call for the first part that was not answered; the server knows
+        by them whether it has come.
+        """
         connection = self._pool.acquire(deadline)
         try:
             connection.set_timeout(deadline - clock.monotonic())
-            self._keys.list_queues(connection, (outgoing.queue for outgoing in batch))
-            if len(batch) == 1:
-                one = batch[0]
-                script = SCRIPTS["send_again" if again else "send"]
-                connection.script(script, *self._keys.stored(one))
-            else:
-                self._send_many(connection, batch, again)
+            while parts:
+                script, queue, batch = parts[0]
+                self._keys.list_queues(connection, (queue,))
+                marks = [connection.name, next(self._numbers), *doubts]
+                doubts[:] = marks
+                stored = (
+                    (batch[0].priority, *(one.data for one in batch))
+                    if script == "send_bulk"
+                    else _stored(batch)
+                )
+                connection.script(SCRIPTS[script], self._keys.base(queue), len(marks), *marks, *stored)
+                doubts.clear()
+                del parts[0]
         except ServerError:
+            del doubts[:2]
             self._pool.release(connection)
             raise
         except BaseException:
             self._pool.discard(connection)
             raise
         self._pool.release(connection)
-
-    def _send_many(self, connection: Connection, batch: Sequence[Outgoing], again: bool) -> None:
-        """Runs of ready messages of one queue and priority go in bulk, the rest one triple each."""
-        plain: dict[tuple[str, int], list[bytes]] = {}
-        other: dict[str, list[Any]] = {}
-        for one in batch:
-            if one.due_at is None and not again:
-                plain.setdefault((one.queue, one.priority), []).append(one.data)
-            else:
-                other.setdefault(one.queue, []).extend((one.priority, delay_text(one.due_at), one.data))
-        for (queue, priority), messages in plain.items():
-            for start in range(0, len(messages), _BULK):
-                part = messages[start : start + _BULK]
-                connection.script(SCRIPTS["send_bulk"], self._keys.base(queue), priority, *part)
-        for queue, triples in other.items():
-            script = SCRIPTS["send_again" if again else "send"]
-            for start in range(0, len(triples), 3 * _BULK):
-                connection.script(script, self._keys.base(queue), *triples[start : start + 3 * _BULK])
 
     # -- consuming ----------------------------------------------------------------------------------------
 
@@ -177,6 +178,26 @@ class RedisBroker:
 
     def close(self) -> None:
         self._pool.close()
+
+
+def _parts(batch: Sequence[Outgoing]) -> list[_Part]:
+    """Runs of ready messages of one queue and priority go in bulk, the rest one triple each."""
+    if len(batch) == 1:
+        return [("send", batch[0].queue, batch)]
+    groups: dict[tuple[str, str, int], list[Outgoing]] = {}
+    for one in batch:
+        key = ("send_bulk", one.queue, one.priority) if one.due_at is None else ("send", one.queue, 0)
+        groups.setdefault(key, []).append(one)
+    return [
+        (script, queue, group[start : start + _BULK])
+        for (script, queue, _), group in groups.items()
+        for start in range(0, len(group), _BULK)
+    ]
+
+
+def _stored(batch: Sequence[Outgoing]) -> list[Any]:
+    """What the send script needs to store these messages."""
+    return [word for one in batch for word in (one.priority, delay_text(one.due_at), one.data)]
 
 
 class _Header(msgspec.Struct):

@@ -205,6 +205,8 @@ class Connection:
     def __init__(self, address: Address, timeout: float) -> None:
         """Connect and log in within `timeout` seconds. Raises: OSError, ServerError."""
         self.pid = os.getpid()
+        #: No other connection has it.
+        self.name = os.urandom(8).hex()
         self.pushes: deque[list[Any]] = deque()
         self._reader = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
         self._sock = address.dial(min(timeout, address.connect_timeout))
