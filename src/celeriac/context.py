@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, overload, runtime_checkable
 from weakref import WeakSet
 
 from celeriac import clock
-from celeriac.brokers.contract import Delivery
+from celeriac.brokers.contract import Consumer, Delivery
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.message import NO_OPTIONS, Message, Options, read_id
 from celeriac.results.contract import ResultStore
@@ -53,7 +53,7 @@ class Request:
     """
 
     __slots__ = (
-        "__dict__", "called_directly", "delivery", "hostname", "is_eager", "is_entered", "message", "outer",
+        "__dict__", "called_directly", "delivery", "holder", "hostname", "is_eager", "is_entered", "message", "outer",
         "pending_retry", "replacement", "task_object",
     )  # fmt: skip
 
@@ -71,6 +71,8 @@ class Request:
         self.hostname = hostname
         self.is_eager = is_eager
         self.called_directly = called_directly
+        #: The consumer that holds the delivery, where there is one.
+        self.holder: Consumer | None = None
         #: Set by `enter`: the Task that runs, and the request around this one.
         self.task_object: Any = None
         self.outer: Request | None = None
@@ -85,6 +87,15 @@ class Request:
     def options(self) -> Options:
         """The message's options as they came, whatever the task has set since."""
         return NO_OPTIONS if self.message is None else self.message.options
+
+    def is_ours(self) -> bool:
+        """Whether the worker's lease still holds; in a call in the same process there is none to lose.
+
+        Raises: BrokerUnavailable, BrokerRefused
+        """
+        if self.holder is None or self.delivery is None:
+            return True
+        return not self.holder.confirm([self.delivery])
 
     @property
     def is_chained(self) -> bool:

@@ -353,9 +353,12 @@ class Task(Generic[P, R]):
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
     ) -> None:
-        """Store a state of the task's own, such as PROGRESS with its `meta`. Raises: ResultStoreUnavailable."""
+        """Store a state of the task's own, such as PROGRESS with its `meta`; not after a lost lease.
+
+        Raises: ResultStoreUnavailable
+        """
         request = self.request
-        if request.is_eager and not self.store_eager_result:
+        if (request.is_eager and not self.store_eager_result) or not request.is_ours():
             return
         task_id = task_id or request.id
         if task_id is None:

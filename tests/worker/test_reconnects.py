@@ -138,3 +138,24 @@ def test_a_worker_that_was_paused_cannot_settle_what_others_have_taken(site: Sit
     assert site.app.AsyncResult(result.id).get(timeout=WAIT) == again["pid"]
     site.wait_empty()
     assert paused.stop() == 0 and site.stats().dead == 0
+
+
+def test_a_worker_that_was_paused_writes_no_state_over_anothers_end(site: Site):
+    paused = site.worker("-c", "1", worker_lease=1.0)
+    result = site.send("says_late", "gate")
+    first = site.wait_note(result, "start")
+    pids = paused.tree()
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        site.worker("-c", "1", worker_lease=1.0)
+        again = site.wait_note(result, "start", 2)
+        site.open("gate")
+        assert result.get(timeout=WAIT) == again["pid"] != first["pid"]
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+    paused.wait_log("its end was refused")
+    assert len(site.notes(result, "said")) == 2
+    late = site.app.AsyncResult(result.id)
+    assert (late.state, late.result) == ("SUCCESS", again["pid"])

@@ -132,6 +132,15 @@ def tracked(self: Any, gate: str) -> int:
     return os.getpid()
 
 
+@task(bind=True, ignore_result=False)
+def says_late(self: Any, gate: str) -> int:
+    note("start")
+    wait_for_gate(gate)
+    self.update_state(state="LATE", meta=os.getpid())
+    note("said")
+    return os.getpid()
+
+
 @task(bind=True)
 def progresses(self: Any, gate: str) -> str:
     self.update_state(state="PROGRESS", meta={"done": 3, "of": 10})

@@ -226,7 +226,7 @@ class TaskConsumer:
             self._put_back_unknown(delivery, decoded)
             return None
         request = Request(decoded, delivery, self._bench.hostname)
-        request.task_object = task
+        request.task_object, request.holder = task, self._consumer
         expires = decoded.options.expires
         if delivery.verdict is not None or (delivery.crashes and task.reject_on_worker_lost is False):
             self._carry_out(delivery.verdict or "worker_lost", request)

@@ -257,7 +257,7 @@ def _store_started(request: Request, bench: Workbench) -> None:
         return
     record = Stored(states.STARTED, {"pid": bench.pid, "hostname": bench.hostname})
     try:
-        if bench.settler.is_ours(request.delivery):
+        if request.is_ours():
             bench.app.backend.put([_record(request, record, bench)])
     except (OperationalError, BackendError) as exc:
         BUS.emit(TaskStateNotStored(request.id, request.task_object.name, states.STARTED, str(exc)))

@@ -65,10 +65,6 @@ class Settler:
         waiting = len(self._waiting)
         return waiting >= FULL or (waiting > 0 and clock.monotonic() - self._since >= PATIENCE)
 
-    def is_ours(self, delivery: Delivery | None) -> bool:
-        """Whether its lease still holds. Raises: BrokerUnavailable, BrokerRefused."""
-        return delivery is not None and not self._consumer.confirm([delivery])
-
     def flush(self) -> None:
         """Send what waits. Returns when the broker has it, however long that takes."""
         if not self._waiting:
