@@ -8,8 +8,7 @@ A second run of a task must have a reason that is no fault of ours:
 - its process died between the two runs;
 - its worker was cut off from the broker for so long that the lease may have ended: its supervisor dead or
   stopped, its network down. The server's absence alone is no reason, nor is the death of a template, nor a clock;
-- its worker was told to stop, and it ran longer than a stop waits;
-- it was sent twice: the sender's connection broke while it waited to hear that the message was stored.
+- its worker was told to stop, and it ran longer than a stop waits.
 """
 
 from __future__ import annotations
@@ -166,10 +165,6 @@ class _Book:
             if run.death is not None:
                 self._deaths[run.pid].append(run.death)
         self._server = [deed for deed in story.deeds if deed.target == "server"]
-        self._sender = [
-            *self._server,
-            *(d for d in story.deeds if d.target == "network" and d.worker == "sender"),
-        ]
         self._cuts: dict[str, list[Deed]] = defaultdict(list)
         self._stops: dict[str, float] = {}
         for deed in story.deeds:
@@ -195,13 +190,6 @@ class _Book:
         stop = self._stops.get(first.worker)
         if stop is not None and second.begin - stop >= self.terms.shutdown_timeout - 0.2:
             return "its worker was told to stop"
-        sent = self.sent.get(first.id)
-        if (
-            sent
-            and sent.before is None
-            and any(d.since <= sent.until and d.until >= sent.since for d in self._sender)
-        ):
-            return "it was sent twice"
         return None
 
     def _was_cut_off(self, first: Run, at: float) -> bool:
@@ -274,7 +262,7 @@ def overlaps(book: _Book) -> list[str]:
     return [
         _tell(book, first.id)
         for first, second, reason in book.pairs
-        if reason in (None, "it was sent twice") and (first.end is None or first.end > second.begin)
+        if reason is None and (first.end is None or first.end > second.begin)
     ]
 
 

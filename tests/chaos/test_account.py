@@ -59,7 +59,6 @@ def test_an_early_acknowledged_task_may_not_begin_twice_whatever_the_reason() ->
         Deed("supervisor", "STOP", "w1", 9, 0.5, 5.0),
         Deed("network", "hold", "w1", 0, 0.5, 5.0),
         Deed("supervisor", "TERM", "w1", 9, 1.1),
-        Deed("server", "KILL", "", 0, 0.92, 0.93),
     ],
     ids=lambda deed: f"{deed.target} {deed.how}",
 )
@@ -81,6 +80,7 @@ def test_a_duplicate_is_explained_by(deed: Deed) -> None:
         Deed("network", "delay", "w1", 0, 0.5, 5.0),
         Deed("server", "KILL", "", 0, 1.1, 5.0),
         Deed("clock", "3600", "", 0, 1.1, 5.0),
+        Deed("network", "cut", "sender", 0, 0.92, 0.93),
     ],
     ids=lambda deed: f"{deed.target} {deed.how} {deed.worker} {deed.pid} {deed.since}",
 )
