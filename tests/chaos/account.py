@@ -18,8 +18,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-#: Clocks of lines and deeds are one, but a deed is noted a moment before it is done.
+#: A worker that was cut off may run what it had taken before for some seconds after.
 _SLACK = 2.0
+#: A death is noted a moment before it comes; other threads of the process may begin a run meanwhile.
+_NOTICE = 0.1
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
@@ -183,7 +185,7 @@ class _Book:
 
     def reason(self, first: Run, second: Run) -> str | None:
         """Why there was a second run; None: there is no reason."""
-        if any(first.begin <= at <= second.begin for at in self._deaths[first.pid]):
+        if any(first.begin - _NOTICE <= at <= second.begin for at in self._deaths[first.pid]):
             return "its process died"
         if self._was_cut_off(first, second.begin):
             return "its worker was cut off"

@@ -55,12 +55,13 @@ def test_an_early_acknowledged_task_may_not_begin_twice_whatever_the_reason() ->
     "deed",
     [
         Deed("child", "KILL", "w1", 10, 1.2),
+        Deed("child", "KILL", "w1", 10, 0.95),
         Deed("supervisor", "KILL", "w1", 9, 0.5),
         Deed("supervisor", "STOP", "w1", 9, 0.5, 5.0),
         Deed("network", "hold", "w1", 0, 0.5, 5.0),
         Deed("supervisor", "TERM", "w1", 9, 1.1),
     ],
-    ids=lambda deed: f"{deed.target} {deed.how}",
+    ids=lambda deed: f"{deed.target} {deed.how} {deed.since}",
 )
 def test_a_duplicate_is_explained_by(deed: Deed) -> None:
     assert tell(FIRST, AGAIN, deeds=(deed,)).is_good

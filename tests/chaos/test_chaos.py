@@ -13,6 +13,7 @@ from tests.chaos.__main__ import Options
 pytestmark = [pytest.mark.xdist_group("chaos"), pytest.mark.timeout(180)]
 
 
+@pytest.mark.usefixtures("redis_server")
 def test_nothing_is_lost_or_doubled_on_redis(tmp_path: Path) -> None:
     options = Options(seconds=20.0, seed=1, tasks=2400, kills=36, restarts=2, drain=60.0)
     verdict = chaos.run(options, tmp_path)
