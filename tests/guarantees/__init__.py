@@ -1,0 +1,1 @@
+"""One file for each promise of docs/guarantees.md, with real workers on real brokers."""

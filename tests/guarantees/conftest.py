@@ -1,0 +1,38 @@
+"""The workers of tests/worker, with the tasks of `deeds` besides."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import servers
+from tests.servers import PrivateRedis
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
+
+# What it imports is on the path now.
+from tests.guarantees.ground import Ground
+
+
+@pytest.fixture(params=("sqlite", "redis"))
+def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
+    """Where this test sends and runs its own tasks, on each broker."""
+    url = f"sqlite:///{tmp_path}/queue.sqlite"
+    if request.param == "redis":
+        server, prefix = request.getfixturevalue("redis_server"), request.getfixturevalue("redis_prefix")
+        url = servers.with_prefix(server, f"{prefix}-{secrets.token_hex(4)}:")
+    ground = Ground(tmp_path, url)
+    yield ground
+    ground.close()
+
+
+@pytest.fixture
+def private_ground(private_redis: PrivateRedis, tmp_path: Path) -> Iterator[Ground]:
+    """The same on a Redis server that this test may do anything to."""
+    ground = Ground(tmp_path, private_redis.url)
+    yield ground
+    ground.close()
