@@ -40,9 +40,12 @@ class Ground(Site):
 
 
 def own_memory(pids: list[int]) -> int:
-    """Bytes that these processes have for themselves."""
+    """Bytes that these processes have written for themselves.
+
+    What they have only read counts as theirs alone as soon as nobody else has it mapped, and so depends on others.
+    """
     text = "".join(Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids)
-    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_")) * 1024
+    return sum(int(line.split()[1]) for line in text.splitlines() if line.startswith("Private_Dirty:")) * 1024
 
 
 def elapsed(since: float) -> float:
