@@ -47,6 +47,14 @@ def dies_behind(self: Any, calls: int) -> int:
     return calls
 
 
+@app.task(name="deeds.dies_always_behind", ignore_result=False)
+def dies_always_behind(calls: int) -> int:
+    sys.setprofile(None)
+    note("start")
+    die_after(calls)
+    return calls
+
+
 @app.task(name="deeds.dies_behind_once", bind=True, ignore_result=False, acks_late=False)
 def dies_behind_once(self: Any, calls: int) -> int:
     sys.setprofile(None)

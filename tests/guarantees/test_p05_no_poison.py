@@ -28,6 +28,15 @@ def test_p05_poison_runs_three_times_and_its_neighbours_finish(ground: Ground, p
     assert all(len(ground.notes(result)) == 1 for result in before + after)
 
 
+@pytest.mark.parametrize("calls", [5, 40])
+def test_p05_a_death_between_the_end_of_user_code_and_the_settlement_counts_too(ground: Ground, calls: int):
+    poison = ground.do("dies_always_behind", calls)
+    ground.worker("-c", "1")
+    (letter,) = ground.wait_dead()
+    assert len(ground.notes(poison, "start")) == 3
+    assert letter.reason == "crashed" and id_of(letter.key) == poison.id
+
+
 def test_p05_retries_and_interruptions_count_as_no_crash(ground: Ground):
     result = ground.do("climbs", 10)
     held = ground.send("holds", "gate")

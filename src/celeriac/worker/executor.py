@@ -106,11 +106,13 @@ def execute(request: Request, bench: Workbench, slot: int) -> None:
     except SoftTimeLimitExceeded as exc:
         # In threads it can arrive just behind user code.
         outcome = Failure(exc, text_of(exc))
-    in_time = _end(request, bench, slot)
+    if not _lift_limits(request, bench, slot, started, bool(soft or hard)):
+        return
     runtime = clock.monotonic() - started
     bench.batch.observe(task.name, runtime)
-    if in_time:
-        settle(request, outcome, bench, runtime)
+    settle(request, outcome, bench, runtime)
+    # Not before: what kills the process while its end is written (a result, a follow-up) is to blame as well.
+    bench.board.end(slot)
 
 
 def _begin(
@@ -130,15 +132,17 @@ def _begin(
         bench.signal_limits.begin(request, started, soft)
 
 
-def _end(request: Request, bench: Workbench, slot: int) -> bool:
+def _lift_limits(request: Request, bench: Workbench, slot: int, started: float, limited: bool) -> bool:
     """User code has ended. False: its hard limit came first, and the run was settled as overrun."""
     if bench.signal_limits is not None:
         bench.signal_limits.end()
-    elif bench.thread_limits:
-        soft, hard = limits.of(request)
-        if (soft or hard) and not bench.thread_limits.end(slot, request):
-            return False
-    bench.board.end(slot)
+    if not limited:
+        return True
+    if bench.thread_limits is not None and not bench.thread_limits.end(slot, request):
+        return False
+    delivery = request.delivery
+    assert delivery is not None
+    bench.board.begin(slot, delivery.key, request.task_object.name.encode(), started, 0.0, 0.0)
     return True
 
 
