@@ -52,7 +52,7 @@ def run(options: Options, folder: Path) -> Verdict:
     calls = load.plan(options.seed, options.tasks, options.seconds)
     faults = hand.plan(options.seed, options.seconds, options.kills, options.restarts, LEASE)
     if options.broker == "sqlite":
-        # There is no server whose clock decides: the processes of one machine share one clock, and which decides what is due.
+        # There is no server whose clock decides what is due: the machine's does, and its processes share one.
         faults = [fault for fault in faults if fault.target != "clock"]
     with Network() as network:
         site = Site(folder, options.broker, settings, network)
