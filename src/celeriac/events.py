@@ -1,6 +1,6 @@
 """What happened, as values, and the one place to tell it.
 
-The flow code emits; logs, signals, metrics and the dashboard listen (STYLE: what happened is an event). A listener
+The flow code emits; logs, signals, metrics and the dashboard listen. A listener
 must not raise: if it does, the error is logged and the flow goes on. Where an event would be costly to build on a hot
 road, the road asks `BUS.wanted(Class)` first.
 

@@ -9,8 +9,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import WAIT, Site, wait_until
+from harness import WAIT, Site, Worker, wait_until
 from tests.servers import PrivateRedis
+
+from celeriac.async_result import AsyncResult
 
 
 @pytest.fixture
@@ -117,9 +119,13 @@ def test_a_result_store_that_is_away_fails_no_send_and_loses_no_result(
     site.close()
 
 
-def test_a_worker_that_was_paused_cannot_settle_what_others_have_taken(site: Site):
+def overtake(site: Site, task: str) -> tuple[Worker, AsyncResult, int]:
+    """Pause a worker in a run of that task until another has ended the task, then let it go on.
+
+    Returns the worker that was paused, the result, and the process id that the other's run returned.
+    """
     paused = site.worker("-c", "1", worker_lease=1.0)
-    result = site.send("holds", "gate")
+    result = site.send(task, "gate")
     first = site.wait_note(result, "start")
     pids = paused.tree()
     for pid in pids:
@@ -132,30 +138,21 @@ def test_a_worker_that_was_paused_cannot_settle_what_others_have_taken(site: Sit
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
-    # The late end of the paused run changes nothing, and its worker goes on.
     paused.wait_log("its end was refused")
-    assert result.get(timeout=WAIT) == again["pid"]
-    assert site.app.AsyncResult(result.id).get(timeout=WAIT) == again["pid"]
+    return paused, result, again["pid"]
+
+
+def test_a_worker_that_was_paused_cannot_settle_what_others_have_taken(site: Site):
+    paused, result, pid = overtake(site, "holds")
+    # The late end of the paused run changes nothing, and its worker goes on.
+    assert result.get(timeout=WAIT) == pid
+    assert site.app.AsyncResult(result.id).get(timeout=WAIT) == pid
     site.wait_empty()
     assert paused.stop() == 0 and site.stats().dead == 0
 
 
 def test_a_worker_that_was_paused_writes_no_state_over_anothers_end(site: Site):
-    paused = site.worker("-c", "1", worker_lease=1.0)
-    result = site.send("says_late", "gate")
-    first = site.wait_note(result, "start")
-    pids = paused.tree()
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        site.worker("-c", "1", worker_lease=1.0)
-        again = site.wait_note(result, "start", 2)
-        site.open("gate")
-        assert result.get(timeout=WAIT) == again["pid"] != first["pid"]
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-    paused.wait_log("its end was refused")
+    _, result, pid = overtake(site, "says_late")
     assert len(site.notes(result, "said")) == 2
     late = site.app.AsyncResult(result.id)
-    assert (late.state, late.result) == ("SUCCESS", again["pid"])
+    assert (late.state, late.result) == ("SUCCESS", pid)
