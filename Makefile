@@ -3,13 +3,15 @@
 SHELL := /bin/bash
 VENV := .venv
 BIN := $(VENV)/bin
+# Every system that is compared has an environment of its own below this one.
+BENCH := $(VENV)-bench
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 CODE := src tests examples benchmarks docs
 # Tests wait more than they compute.
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check servers test shape chaos bench docs clean
+.PHONY: help demo setup fmt check servers test shape chaos soak bench weigh docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,12 +59,20 @@ shape: $(VENV)/.dev ## Run the tests of the code's shape alone: a few seconds
 chaos: $(VENV)/.dev servers ## Break everything at once and account for every task: MINUTES=10 SEED=7
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(CHAOS)
 
-bench: $(VENV)/.dev ## Measure the engine against bare Redis and Celery, in one run
-	@tools/venv.sh $(VENV)-bench && $(VENV)-bench/bin/python -m pip install --quiet 'celery[redis]==5.7.0'
-	$(BIN)/python benchmarks/engine.py --celery $(VENV)-bench/bin/python
+soak: $(VENV)/.dev servers ## Run a day's tasks within minutes and judge what each process keeps: MINUTES=10 BROKER=sqlite
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(BROKER),--broker $(BROKER)) $(SOAK)
+
+bench: $(VENV)/.run ## Compare with Celery and others in one run: ROW=latency SYSTEM=rq QUICK=1 KEEP=1
+	@PYTHON="$(PYTHON)" $(BIN)/python benchmarks/install.py $(BENCH) $(if $(SYSTEM),celeriac celery bare $(SYSTEM))
+	$(BENCH)/celeriac/bin/python benchmarks/compare.py $(BENCH) $(if $(ROW),--row $(ROW)) \
+		$(if $(SYSTEM),--system $(SYSTEM)) $(if $(QUICK),--quick) $(if $(KEEP),--keep)
+
+weigh: $(VENV)/.run ## Weigh the worker of one queue of an application with heavy libraries, ours and Celery's
+	@PYTHON="$(PYTHON)" $(BIN)/python benchmarks/install.py $(BENCH) memory_table
+	$(BENCH)/memory_table/bin/python benchmarks/memory_table.py
 
 docs: $(VENV)/.dev ## Write the generated pages anew
 	for page in docs/generate_*.py; do $(BIN)/python $$page || exit 1; done
 
 clean: ## Remove what the other commands have made
-	rm -rf $(VENV) $(VENV)-bench .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -36,6 +36,7 @@ FAMILIES = {
     ),
     "Broker": ("The broker", "Told by the process that misses it."),
     "Lease": ("Leases", "Told by the child that held the lease."),
+    "Dead": ("Dead letters", "Told by the supervisor that deleted them."),
 }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import servers
+from tests import postgres, servers
 from tests.servers import PrivateRedis
 
 #: Processes that outlive a test by right: the session's own server.
@@ -73,13 +73,30 @@ def private_redis(make_private_redis: Callable[..., PrivateRedis]) -> PrivateRed
     return make_private_redis(appendonly=True)
 
 
-def _demand_redis() -> None:
-    """Without a server: skipped at a desk, a failure where everything must have been tested."""
-    if shutil.which("redis-server") or shutil.which("valkey-server"):
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of a PostgreSQL server that others may use too: for locks and reads."""
+    found = postgres.found()
+    if found is not None:
+        yield found
         return
+    if postgres.program("initdb") is None:
+        _miss(postgres.MISSING)
+    server = postgres.PrivatePostgres(tmp_path_factory.mktemp("postgres"))
+    yield server.url
+    server.stop()
+
+
+def _demand_redis() -> None:
+    if not (shutil.which("redis-server") or shutil.which("valkey-server")):
+        _miss(servers.MISSING)
+
+
+def _miss(what: str) -> None:
+    """Without a server: skipped at a desk, a failure where everything must have been tested."""
     if os.environ.get("CI", "").lower() in ("1", "true", "yes"):
-        pytest.fail(servers.MISSING, pytrace=False)
-    pytest.skip(servers.MISSING)
+        pytest.fail(what, pytrace=False)
+    pytest.skip(what)
 
 
 @pytest.fixture(autouse=True)

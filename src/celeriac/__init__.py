@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from celeriac.message import new_id as uuid
     from celeriac.task import Task
     from celeriac.workflow.chain import chain
+    from celeriac.workflow.chord import chord
     from celeriac.workflow.group import group
+    from celeriac.workflow.mapping import chunks, xmap, xstarmap
     from celeriac.workflow.signature import Signature, maybe_signature, signature
 
 __version__ = "0.1.0"
@@ -30,6 +32,8 @@ __all__ = [
     "Task",
     "__version__",
     "chain",
+    "chord",
+    "chunks",
     "current_app",
     "current_task",
     "group",
@@ -37,6 +41,8 @@ __all__ = [
     "shared_task",
     "signature",
     "uuid",
+    "xmap",
+    "xstarmap",
 ]
 
 #: Public name -> where it lives. `tests/shape` checks that this table, `__all__` and the imports above agree.
@@ -46,6 +52,8 @@ _NAMES: Final = {
     "Signature": "celeriac.workflow.signature:Signature",
     "Task": "celeriac.task:Task",
     "chain": "celeriac.workflow.chain:chain",
+    "chord": "celeriac.workflow.chord:chord",
+    "chunks": "celeriac.workflow.mapping:chunks",
     "current_app": "celeriac.compat:current_app",
     "current_task": "celeriac.compat:current_task",
     "group": "celeriac.workflow.group:group",
@@ -53,6 +61,8 @@ _NAMES: Final = {
     "shared_task": "celeriac.declaring:shared_task",
     "signature": "celeriac.workflow.signature:signature",
     "uuid": "celeriac.message:new_id",
+    "xmap": "celeriac.workflow.mapping:xmap",
+    "xstarmap": "celeriac.workflow.mapping:xstarmap",
 }
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, overload
 
 from celeriac import clock, context, message, plugins, states
 from celeriac.context import Results
-from celeriac.exceptions import ResultNotStored
+from celeriac.exceptions import ChordError, ResultNotStored, TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
-from celeriac.waiting import UNKNOWN, Wait, WaitOptions, arrivals, check_options, raise_failure, read
+from celeriac.waiting import UNKNOWN, Listener, Wait, WaitOptions, arrivals, call_back, raise_failure, read
 
 if TYPE_CHECKING:
     # A type variable with a default is Python 3.13's; type checkers know it from here under any version.
@@ -30,10 +30,18 @@ else:
     T = TypeVar("T")
 
 
-class AsyncResult(Generic[R]):
+class ResultBase:
+    """What all results are."""
+
+    __slots__ = ()
+
+
+class AsyncResult(ResultBase, Generic[R]):
     """The result of one call, by its task id. For type checkers it knows what the task returns."""
 
-    __slots__ = ("__weakref__", "_app", "_store", "final", "id", "ignored", "parent", "task_name")
+    __slots__ = ("__weakref__", "_app", "_store", "_told", "final", "id", "ignored", "parent", "task_name")
+
+    TimeoutError = TimeoutError
 
     def __init__(
         self,
@@ -44,6 +52,8 @@ class AsyncResult(Generic[R]):
         parent: Any = None,
         ignored: bool | None = None,
     ) -> None:
+        if id is None:  # pyright: ignore[reportUnnecessaryComparison]
+            raise ValueError("a result needs the id of a task, not None")
         self.id = id
         self._store = backend
         self._app = app
@@ -53,6 +63,8 @@ class AsyncResult(Generic[R]):
         self.ignored = ignored
         #: The last record, once it is final.
         self.final: Stored | None = None
+        #: Who is told of the end: see `then`.
+        self._told: list[Listener] | None = None
 
     @property
     def task_id(self) -> str:
@@ -100,26 +112,41 @@ class AsyncResult(Generic[R]):
             ResultStoreUnavailable: the result store is away.
             RuntimeError: called inside a task, with `disable_sync_subtasks`.
         """
-        wait = Wait(interval, options)
+        wait = Wait(interval, options, self._may_block)
         record = self.final
         if record is None:
             self.refuse_if_ignored()
             record = self._wait(timeout, wait.follow_parents and propagate, wait)
         if propagate:
-            raise_failure(record)
+            self._raise_failure(self._cause(record))
         if wait.callback is not None:
             wait.callback(self.id, record.result)
         return record.result
 
     wait = get
+    _may_block: ClassVar[bool] = True
+    _raise_failure = staticmethod(raise_failure)
+
+    def _cause(self, record: Stored) -> Stored:
+        """Where a chord's body could not run: the failure of the member, if that was kept."""
+        if (
+            isinstance(record.result, ChordError)
+            and self.parent is not None
+            and not isinstance(self.parent, AsyncResult)
+        ):
+            keys = [leaf.key for leaf in self.parent.leaves()]
+            for data in self.backend.get(keys).values():
+                member = read(self.app, data)
+                if member.state in states.PROPAGATE_STATES:
+                    return member
+        return record
 
     def _wait(self, timeout: float | None, follow_parents: bool, wait: Wait) -> Stored:
         own = self.key
         earlier = [node.key for node in self._parents()] if follow_parents else []
         for key, record in arrivals(self.app, self.backend, [own, *earlier], timeout, wait):
             if key == own:
-                self.final = record
-                return record
+                return self.learn(record)
             raise_failure(record)
         raise AssertionError("a store's watch ended early")
 
@@ -144,9 +171,23 @@ class AsyncResult(Generic[R]):
     def __await__(self) -> Generator[Any, None, R]: ...
     def __await__(self) -> Generator[Any, None, Any]:
         """Wait without blocking the event loop: `value = await result`."""
-        wait_for: Callable[[Any], Any] = plugins.load("celeriac.aio:result_of")
+        wait_for: Callable[[Any], Any] = plugins.own("celeriac.aio_waiting:result_of")
         value: Generator[Any, None, Any] = wait_for(self).__await__()
         return value
+
+    @overload
+    async def aget(
+        self: AsyncResult[Coroutine[Any, Any, T]], timeout: float | None = ..., propagate: bool = ...
+    ) -> T: ...
+    @overload
+    async def aget(self, timeout: float | None = ..., propagate: bool = ...) -> R: ...
+    async def aget(self, timeout: float | None = None, propagate: bool = True) -> Any:
+        """`get` for coroutines: the event loop goes on. Those that wait at the same time ask the store together.
+
+        Raises: TimeoutError, ResultNotStored, ResultStoreUnavailable: see `get`.
+        """
+        wait_for: Callable[..., Any] = plugins.own("celeriac.aio_waiting:result_of")
+        return await wait_for(self, timeout, propagate)
 
     def record(self) -> Stored:
         """What the store knows now."""
@@ -155,10 +196,42 @@ class AsyncResult(Generic[R]):
             if data is None:
                 return UNKNOWN
             record = read(self.app, data)
-            if record.state not in states.READY_STATES:
-                return record
-            self.final = record
+            return self.learn(record) if record.state in states.READY_STATES else record
         return self.final
+
+    def learn(self, final: Stored) -> Stored:
+        """Take a final record as known, and tell those who asked with `then`."""
+        if self.final is None:
+            self.final = final
+            told, self._told = self._told, None
+            for callback, on_error in told or ():
+                call_back(callback, on_error, self, final)
+        return final
+
+    def then(
+        self,
+        callback: Callable[[Any], Any],
+        on_error: Callable[[Any], Any] | None = None,
+        weak: bool = False,
+    ) -> AsyncResult[R]:
+        """Have `callback(result)` called when this object learns that the run has ended; at once where it knows.
+
+        It learns by `get`, by `ready` and the like: nothing watches in between. With `on_error`, a failed run calls
+        `on_error(exception)` instead. `weak` changes nothing. Returns the result itself.
+        """
+        if self.final is not None:
+            call_back(callback, on_error, self, self.final)
+        else:
+            self._told = [*(self._told or ()), (callback, on_error)]
+        return self
+
+    def throw(self, error: BaseException, *args: Any) -> None:
+        """Raise an error as if it had come from the run: those who asked with `then(on_error=...)` are told first."""
+        told, self._told = self._told, None
+        for _, on_error in told or ():
+            if on_error is not None:
+                on_error(error)
+        raise error
 
     @property
     def state(self) -> str:
@@ -241,21 +314,70 @@ class AsyncResult(Generic[R]):
         """The result of now, without waiting; an exception is raised."""
         record = self.record()
         if propagate:
-            raise_failure(record)
+            self._raise_failure(record)
         if callback is not None:
             callback(self.id, record.result)
         return record.result
 
     maybe_reraise = maybe_throw
 
+    @property
+    def supports_native_join(self) -> bool:
+        """True: every result store can wait for many at once."""
+        return True
+
+    # -- what the task has sent -----------------------------------------------------------------------------
+
+    def iterdeps(self, intermediate: bool = False) -> Iterator[tuple[Any, Any]]:
+        """This result and those of the tasks that were sent by its run, by theirs and so on: `(parent, result)`.
+
+        Raises: IncompleteStream: one has not ended; with `intermediate` it is passed over.
+        """
+        found: Iterator[tuple[Any, Any]] = plugins.own("celeriac.result_graph:descend")(self, intermediate)
+        return found
+
+    def collect(self, intermediate: bool = False, **options: Any) -> Iterator[tuple[Any, Any]]:
+        """The same with their values, each waited for: `(result, value)`. Options as of `get`; raises as it does."""
+        return ((result, result.get(**options)) for _, result in self.iterdeps(intermediate))
+
+    def get_leaf(self) -> Any:
+        """The value of the last of these. Raises: as `get`."""
+        value = None
+        for _, found in self.collect():
+            value = found
+        return value
+
+    def build_graph(self, intermediate: bool = False, formatter: Any = None) -> Any:
+        """Who sent whom, as a `DependencyGraph`; `to_dot` writes it for Graphviz. Raises: as `iterdeps`."""
+        return plugins.own("celeriac.result_graph:graph_of")(self, intermediate, formatter)
+
+    @property
+    def graph(self) -> Any:
+        """`build_graph()`."""
+        return self.build_graph()
+
     def forget(self) -> None:
         """Delete the stored result, and those of its parents."""
         self.final = None
         self.backend.forget([self.key, *(node.key for node in self._parents())])
 
-    def revoke(self, *args: Any, **kwargs: Any) -> None:
-        """Not there yet."""
-        raise NotImplementedError("revoking a task comes with remote control, in a later version")
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Let the task begin no run any more. What waits ends as REVOKED at once; what runs goes on.
+
+        With `terminate` a run is told, by `celeriac.exceptions.Terminated`, and ended by force after
+        `worker_revoke_grace` seconds; with the signal SIGKILL at once. `wait`: until the workers have heard it, at most
+        `timeout` seconds.
+
+        Raises: BrokerUnavailable, BrokerRefused, ResultStoreUnavailable: the same call again is safe.
+        """
+        self.app.control.revoke(self.id, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
 
     def as_tuple(self) -> tuple[Any, Any]:
         """The id and the parents' ids, as plain data; `result_from_tuple` is the reverse."""
@@ -294,39 +416,19 @@ class EagerResult(AsyncResult[R]):
         super().__init__(id, None, name, ignored=False)
         self.final = Stored(state, ret_value, None, traceback)
 
-    @overload
-    def get(
-        self: EagerResult[Coroutine[Any, Any, T]], timeout: float | None = ..., propagate: bool = ...,
-        interval: float = ..., **options: Unpack[WaitOptions],
-    ) -> T: ...  # fmt: skip
-    @overload
-    def get(
-        self, timeout: float | None = ..., propagate: bool = ..., interval: float = ...,
-        **options: Unpack[WaitOptions],
-    ) -> R: ...  # fmt: skip
-    def get(
-        self,
-        timeout: float | None = None,
-        propagate: bool = True,
-        interval: float = 0.5,
-        **options: Unpack[WaitOptions],
-    ) -> Any:
-        """The return value; the task's exception is raised. Raises: TypeError: an option is unknown."""
-        check_options(options)
-        record = self.record()
-        if propagate:
-            if record.state in states.PROPAGATE_STATES and isinstance(record.result, BaseException):
-                raise record.result
-            if record.state == states.RETRY and isinstance(record.result, BaseException):
-                raise record.result
-        if (callback := options.get("callback")) is not None:
-            callback(self.id, record.result)
-        return record.result
+    _may_block = False
 
-    wait = get
+    @staticmethod
+    def _raise_failure(record: Stored) -> None:
+        """The exception is the run's own here, with its own traceback. One that would have been retried raises too."""
+        if record.state in states.EXCEPTION_STATES and isinstance(record.result, BaseException):
+            raise record.result
 
     def record(self) -> Stored:
         return self.final or UNKNOWN
+
+    def revoke(self, *args: Any, **options: Any) -> None:
+        """Nothing: it has run."""
 
     def forget(self) -> None:
         """Nothing: the value is in this object only."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from celeriac import clock, message, states, stored
-from celeriac.brokers.contract import Record
+from celeriac.brokers.contract import Arrival, Join, Outgoing, Record
 from celeriac.results.contract import ResultStore, Watch
 from celeriac.stored import Stored
 from celeriac.waiting import UNKNOWN, meta_of
@@ -39,6 +39,24 @@ class Backend:
         """Delete records, given by their keys; or one result, given by its task id."""
         return self._store.forget([message.key_of(keys)] if isinstance(keys, str) else keys)
 
+    def open_join(self, join: Join) -> None:
+        self._store.open_join(join)
+
+    def size_join(self, key: bytes, size: int) -> list[Outgoing]:
+        return self._store.size_join(key, size)
+
+    def grow_join(self, key: bytes) -> int | None:
+        return self._store.grow_join(key)
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        return self._store.arrive(arrivals)
+
+    def gathered(self, key: bytes) -> list[bytes] | None:
+        return self._store.gathered(key)
+
+    def end_joins(self, keys: Sequence[bytes]) -> None:
+        self._store.end_joins(keys)
+
     def sweep(self) -> int:
         return self._store.sweep()
 
@@ -47,12 +65,21 @@ class Backend:
 
     # -- by task id -----------------------------------------------------------------------------------------
 
-    def store_record(self, task_id: str, record: Stored) -> None:
-        """Store what is known of a task. Raises: ResultStoreUnavailable, EncodeError."""
+    def written(self, task_id: str, record: Stored) -> Record:
+        """What is known of a task, as it is stored. Raises: EncodeError."""
         conf = self._conf
         accept = conf.result_accept_content or conf.accept_content
         data = stored.encode(record, conf.result_serializer, accept, conf.result_compression)
-        self.put([Record(message.key_of(task_id), data, lifetime(conf, record.state))])
+        return Record(message.key_of(task_id), data, lifetime(conf, record.state))
+
+    def store_record(self, task_id: str, record: Stored) -> None:
+        """Store what is known of a task. Raises: ResultStoreUnavailable, EncodeError."""
+        self.put([self.written(task_id, record)])
+
+    def ensure_chords_allowed(self) -> None:
+        """Every result store can do chords, but `disabled://`. Raises: ResultNotStored."""
+        if self.place == "disabled":
+            self._store.get([])
 
     def store_result(
         self, task_id: str, result: Any, state: str, traceback: str | None = None, request: Any = None

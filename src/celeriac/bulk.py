@@ -25,12 +25,12 @@ class Pattern:
         self._options = call.message.options
         self._ignored = ignored if self._options.ignore_result is None else self._options.ignore_result
 
-    def call(self, key: bytes, args: Any, kwargs: dict[str, Any], place: int) -> Call:
-        """One call, at its place in the group. Raises: TypeError: the arguments do not fit."""
+    def call(self, key: bytes, args: Any, kwargs: dict[str, Any], place: int, seat: Any = None) -> Call:
+        """One call, at its place in the group and its seat at a join. Raises: TypeError: the arguments do not fit."""
         if self._check is not None:
             self._check(*args, **kwargs)
         call = self._call
-        options = replace(self._options, group_index=place)
+        options = replace(self._options, group_index=place, chord=seat)
         return Call(Message(key, self._name, args, kwargs, options), call.queue, call.due_at, call.priority)
 
     def result(self, key: bytes) -> AsyncResult:

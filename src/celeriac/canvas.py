@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from celeriac.workflow.chain import chain
+from celeriac.workflow.chord import chord
 from celeriac.workflow.group import group
+from celeriac.workflow.mapping import chunks, xmap, xstarmap
 from celeriac.workflow.signature import Signature, maybe_signature, signature
+from celeriac.workflow.stamping import StampingVisitor
 
-__all__ = ["Signature", "chain", "group", "maybe_signature", "signature"]
+__all__ = [
+    "Signature", "StampingVisitor", "chain", "chord", "chunks", "group", "maybe_signature", "signature", "xmap",
+    "xstarmap",
+]  # fmt: skip

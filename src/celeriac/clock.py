@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-now = time.time
+now: Callable[[], float] = time.time
 monotonic = time.monotonic
 sleep = time.sleep
 
 
 def now_datetime() -> datetime:
     """The present as an aware datetime in UTC."""
-    return datetime.now(UTC)
+    return moment(now())
 
 
 def seconds(value: float | timedelta) -> float:

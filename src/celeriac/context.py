@@ -15,8 +15,10 @@ from contextvars import ContextVar
 from typing import Any, Final, Protocol, overload, runtime_checkable
 from weakref import WeakSet
 
+import msgspec
+
 from celeriac import clock
-from celeriac.brokers.contract import Consumer, Delivery
+from celeriac.brokers.contract import Consumer, Delivery, Record
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.message import NO_OPTIONS, Message, Options, read_id
 from celeriac.results.contract import ResultStore
@@ -53,8 +55,8 @@ class Request:
     """
 
     __slots__ = (
-        "__dict__", "called_directly", "delivery", "holder", "hostname", "is_eager", "is_entered", "message", "outer",
-        "pending_retry", "replacement", "task_object",
+        "__dict__", "brought", "called_directly", "delivery", "holder", "hostname", "is_eager", "is_entered", "message",
+        "outer", "pending_retry", "progress", "replacement", "task_object",
     )  # fmt: skip
 
     def __init__(
@@ -80,6 +82,10 @@ class Request:
         self.is_entered = False
         #: The Retry that `Task.retry` has decided on. It ends the run, whether the task raised it or not.
         self.pending_retry: Any = None
+        #: Whether the first argument came from a join, and not in the message.
+        self.brought = False
+        #: What the run has told of its progress, if it has.
+        self.progress: Any = None
         #: The calls that take this run's place: `Task.replace` has decided on them.
         self.replacement: list[Any] | None = None
 
@@ -88,24 +94,41 @@ class Request:
         """The message's options as they came, whatever the task has set since."""
         return NO_OPTIONS if self.message is None else self.message.options
 
-    def is_ours(self) -> bool:
-        """Whether the worker's lease still holds; in a call in the same process there is none to lose.
+    @property
+    def key(self) -> bytes:
+        """The key of the message that is held."""
+        assert self.delivery is not None
+        return self.delivery.key
 
-        Raises: BrokerUnavailable, BrokerRefused
+    def note(self, record: Record, results: ResultStore) -> bool:
+        """Store a record on the way; False: the worker's lease has ended, and others may have stored an end.
+
+        In one step where the broker keeps the results; else the lease is asked for just before.
+
+        Raises: BrokerUnavailable, BrokerRefused, ResultStoreUnavailable
         """
-        if self.holder is None or self.delivery is None:
-            return True
-        return not self.holder.confirm([self.delivery])
+        holder, delivery = self.holder, self.delivery
+        if holder is not None and delivery is not None:
+            if holder.place == results.place:
+                return holder.note(delivery, [record])
+            if holder.confirm([delivery]):
+                return False
+        results.put([record])
+        return True
 
     @property
     def is_chained(self) -> bool:
         """Whether anything follows this run: links, errbacks, a chain, a chord."""
         options = self.options
-        came = (options.links, options.errbacks, options.chain, options.chord)
+        came = (options.links, options.errbacks, options.chain, options.chord, options.join)
         return any(came) or not _FOLLOWERS.isdisjoint(self.__dict__)
 
     id = _Lazy(lambda self: None if self.message is None else self.message.id)
     task = _Lazy(lambda self: self.message.task if self.message else getattr(self.task_object, "name", None))
+    #: Celery's other words for the two, in the request that signals of a worker bring.
+    name = _Lazy(lambda self: self._header("name", self.task))
+    task_name = _Lazy(lambda self: self._header("task_name", self.task))
+    task_id = _Lazy(lambda self: self._header("task_id", self.id))
     args = _Lazy(lambda self: None if self.message is None else self.message.args)
     kwargs = _Lazy(lambda self: None if self.message is None else self.message.kwargs)
     retries = _Lazy(lambda self: self.options.retries)
@@ -159,6 +182,10 @@ class Request:
         asked = self.options.ignore_result
         return bool(getattr(self.task_object, "ignore_result", False)) if asked is None else asked
 
+    def _header(self, name: str, default: Any) -> Any:
+        headers: dict[str, Any] = self.headers or {}
+        return headers.get(name, default)
+
     def _limit(self, name: str) -> float | None:
         asked: float | None = getattr(self.options, name)
         return getattr(self.task_object, name, None) if asked is None else asked
@@ -196,6 +223,12 @@ class Request:
         if not name.startswith("_") and (headers := self.headers) and name in headers:
             return headers[name]
         raise AttributeError(f"the request has no attribute {name!r}")
+
+    def bring(self, value: Any) -> None:
+        """Put what earlier tasks have returned before the arguments."""
+        if self.message is not None:
+            self.message = msgspec.structs.replace(self.message, args=[value, *self.message.args])
+            self.brought = True
 
     def get(self, key: str, default: Any = None) -> Any:
         """An attribute, or the default where there is none of that name."""
@@ -252,6 +285,8 @@ def enter(task: Any, request: Request) -> None:
 def leave(request: Request) -> None:
     """The run of `request` has ended: the one around it is current again."""
     REQUEST.set(request.outer)
+    if request.progress is not None:
+        request.progress.close()
 
 
 @contextmanager
@@ -335,6 +370,18 @@ class Apps:
         self.default = app
         self._is_chosen = app is not None
 
+    @contextmanager
+    def kept(self) -> Generator[None]:
+        """Behind the block the applications are those that they were before it."""
+        default, is_chosen, known, shared = self.default, self._is_chosen, set(self.all), list(self._shared)
+        token = APP.set(APP.get())
+        try:
+            yield
+        finally:
+            APP.reset(token)
+            self.default, self._is_chosen, self._shared = default, is_chosen, shared
+            self.all = WeakSet(known)
+
     def discard(self, app: Any) -> None:
         """The application is closed for good: it is nobody's current one any more."""
         self.all.discard(app)
@@ -389,6 +436,9 @@ class Results(Protocol):
     @property
     def conf(self) -> Any: ...
 
+    @property
+    def control(self) -> Any: ...
+
     def result_from_tuple(self, form: Any) -> Any: ...
 
 
@@ -398,6 +448,9 @@ class Sender(Results, Protocol):
 
     @property
     def tasks(self) -> Mapping[str, Any]: ...
+
+    @property
+    def producer(self) -> Any: ...
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> Any: ...
 

@@ -11,6 +11,7 @@ from typing import Any, assert_never
 from celeriac import clock, message, outcome, states
 from celeriac.async_result import EagerResult
 from celeriac.context import Request
+from celeriac.events import BUS, TaskRan
 from celeriac.exceptions import TaskRevokedError
 from celeriac.outcome import Failure, Ignored, Outcome, Rejected, Retried, Revoked, Success
 from celeriac.producer import Call
@@ -24,15 +25,20 @@ def run_here(app: Any, task: Any, call: Call, throw: bool | None) -> EagerResult
     while True:
         request = Request(_travelled(app, call), None, "localhost", is_eager=True)
         request.update(delivery_info={**request.delivery_info, "routing_key": call.queue})
+        request.task_object = task
+        started = clock.monotonic()
         ended = _run(task, request)
+        runtime = clock.monotonic() - started
         if not isinstance(ended, Retried) or ended.retry.sig is None:
             break
+        _tell(task, request, ended, runtime)
         call = ended.retry.sig
     result = _result_of(task, request, ended)
     if task.store_eager_result and not isinstance(ended, Ignored | Rejected):
         record = Stored(result.state, result.result, clock.now(), result.traceback)
         app.backend.store_record(result.id, record)
     follow.send_follow_ups(task, request, ended)
+    _tell(task, request, ended, runtime)
     if throw:
         match ended:
             case Failure(error):
@@ -47,7 +53,7 @@ def run_here(app: Any, task: Any, call: Call, throw: bool | None) -> EagerResult
 def _travelled(app: Any, call: Call) -> message.Message:
     """The message as it would arrive."""
     accept = app.conf.accept_content
-    return message.decode(app.producer.outgoing(call).data, accept)
+    return message.decode(app.producer.written(call).data, accept)
 
 
 def _run(task: Any, request: Request) -> Outcome:
@@ -55,6 +61,12 @@ def _run(task: Any, request: Request) -> Outcome:
     if options.expires is not None and options.expires <= clock.now():
         return Revoked("expired", expired=True)
     return outcome.call(task, request)
+
+
+def _tell(task: Any, request: Request, ended: Outcome, runtime: float) -> None:
+    outcome.announce(request, ended, runtime)
+    if BUS.wanted(TaskRan) and not isinstance(ended, Revoked):
+        BUS.emit(TaskRan(str(request.id), task.name, request, ended))
 
 
 def _result_of(task: Any, request: Request, ended: Outcome) -> EagerResult:

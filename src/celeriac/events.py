@@ -27,6 +27,13 @@ class TaskEvent(Event, frozen=True):
     task: str
 
 
+class TaskSending(TaskEvent, frozen=True):
+    """The message is about to be written. Listeners may change its `draft` (see `drafts.Draft`)."""
+
+    queue: str
+    draft: Any
+
+
 class TaskSent(TaskEvent, frozen=True):
     """The broker has stored the message."""
 
@@ -38,12 +45,20 @@ class TaskReceived(TaskEvent, frozen=True):
     """A worker holds the message and has decided to run it."""
 
     queue: str
+    run: Any = None
 
 
 class TaskStarted(TaskEvent, frozen=True):
-    """User code is about to run. `run` is the executor's own value."""
+    """User code is about to run, in a worker or in its caller. `run` is the request."""
 
     run: Any
+
+
+class TaskRan(TaskEvent, frozen=True):
+    """User code has ended, and what follows the run is on its way. `outcome`: how it ended (`celeriac.outcome`)."""
+
+    run: Any
+    outcome: Any
 
 
 class TaskSucceeded(TaskEvent, frozen=True):
@@ -90,18 +105,22 @@ class TaskRevoked(TaskEvent, frozen=True):
     reason: str
     expired: bool = False
     terminated: bool = False
+    run: Any = None
 
 
 class TaskUnknown(TaskEvent, frozen=True):
     """No task of that name here; put back for other workers until `grace_until`, then to the dead letters."""
 
     put_back: bool
+    delivery: Any = None
 
 
 class TaskUnreadable(TaskEvent, frozen=True):
     """A message that cannot be decoded; it went to the dead letters with its bytes."""
 
     error: str
+    exception: BaseException | None = None
+    delivery: Any = None
 
 
 class TaskOverran(TaskEvent, frozen=True):
@@ -109,6 +128,14 @@ class TaskOverran(TaskEvent, frozen=True):
 
     limit: float
     hard: bool
+
+
+class TaskBlocksLoop(TaskEvent, frozen=True):
+    """In a pool whose runs take turns (gevent): this one has kept all others waiting for `seconds` and goes on. `where`
+    it is: file, line and function. `task` is `?` where what runs is none."""
+
+    seconds: float
+    where: str
 
 
 class TaskLost(TaskEvent, frozen=True):
@@ -123,7 +150,7 @@ class HookFailed(TaskEvent, frozen=True):
 
 
 class TaskStateNotStored(TaskEvent, frozen=True):
-    """A state on the way (STARTED) could not be stored; the run goes on."""
+    """A state on the way (STARTED, or what `progress` tells) could not be stored; the run goes on."""
 
     state: str
     error: str
@@ -162,6 +189,20 @@ class ChildReady(Event, frozen=True):
     pid: int
 
 
+class ChildImported(Event, frozen=True):
+    """A task module has been imported, since a message for a task of its has come. `seconds`: how long that took."""
+
+    module: str
+    seconds: float
+
+
+class ChildImportFailed(Event, frozen=True):
+    """A task module cannot be imported; messages for its tasks become dead letters."""
+
+    module: str
+    traceback: str
+
+
 class ChildRecycled(Event, frozen=True):
     """A child has been told to finish because of its age, its memory or its count of tasks."""
 
@@ -198,6 +239,16 @@ class LeaseWasLost(Event, frozen=True):
     """A child's lease ended while it lived (it was paused or cut off); it goes on under a new owner."""
 
     owner: str
+
+
+class DeadLettersEvicted(Event, frozen=True):
+    """Dead letters were deleted for good, for their `reason`: `age` (`task_dead_letter_expires`) or `count`
+    (`task_dead_letter_max`). `oldest` is the id of the first of them."""
+
+    queue: str
+    count: int
+    reason: str
+    oldest: str
 
 
 Listener = Callable[[Any], None]

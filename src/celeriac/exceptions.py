@@ -8,10 +8,13 @@
     ├── EncodeError, DecodeError ── ContentDisallowed, UnknownVersion
     ├── MessageTooLarge
     ├── LeaseLost
+    ├── IncompleteStream
     ├── TaskPredicate ── Ignore, Reject, Retry           what a task may raise to steer its own end
     └── TaskError ── NotRegistered, AlreadyRegistered, QueueNotFound, InvalidTaskError, TimeoutError,
                      MaxRetriesExceededError, TaskRevokedError, ChordError, SoftTimeLimitExceeded,
-                     TimeLimitExceeded, WorkerLostError, Terminated, UnrebuiltError
+                     TimeLimitExceeded, WorkerLostError, UnrebuiltError
+
+    Terminated, RunAbandoned                              raised inside a run; no errors, see there
 
 An error says what is wrong, which thing it is about, and what to do. It never contains a password.
 Words only: this module imports nothing but the standard library.
@@ -50,6 +53,10 @@ class ImproperlyConfigured(CeleriacError):
     """Settings that cannot work; the text names the setting."""
 
 
+class SignalIsNeverSent(CeleriacWarning):
+    """A receiver was connected to a signal of Celery's for which there is no occasion here."""
+
+
 class NotConfigured(CeleriacWarning):
     """No settings were found where they were looked for."""
 
@@ -79,7 +86,7 @@ class BrokerUnavailable(OperationalError, ConnectionError):
 
 
 class BrokerRefused(OperationalError):
-    """The broker answered, and refused: out of memory, read-only, wrong password, a full disk.
+    """The broker answered, and refused what will be refused again: a wrong password, a missing permission, a full disk.
 
     `settled`: of the settlements of this call, how many of the first took effect all the same.
     """
@@ -140,6 +147,10 @@ class MessageTooLarge(CeleriacError, ValueError):
 
 class LeaseLost(CeleriacError):
     """This consumer's lease ended: what it held has been given to others."""
+
+
+class IncompleteStream(CeleriacError):
+    """A task has not ended, so it is not known yet which tasks it has sent."""
 
 
 class TaskPredicate(CeleriacError):
@@ -248,12 +259,23 @@ class TimeLimitExceeded(TaskError):
     """The run was ended at its hard time limit."""
 
 
+class Terminated(BaseException):
+    """Raised inside the task when it is revoked with `terminate=True`, so that it can clean up.
+
+    It has `worker_revoke_grace` seconds for that. A run that lets this pass ends as REVOKED. No error, so that
+    `except Exception` lets it pass, and no retry follows.
+    """
+
+
+class RunAbandoned(BaseException):
+    """Raised inside a run that was given up (at its hard time limit, in gevent): it unwinds the task.
+
+    The task has failed already. No error, so that `except Exception` lets it pass.
+    """
+
+
 class WorkerLostError(TaskError):
     """The process that ran the task died."""
-
-
-class Terminated(TaskError):
-    """The run was ended on request."""
 
 
 class UnrebuiltError(TaskError):

@@ -38,6 +38,20 @@ def import_related(package: str, related: str | None) -> Any:
         return None
 
 
+def related_module(package: str, related: str | None) -> str | None:
+    """The name of `package.related` if there is such a module, without importing it."""
+    if related is None:
+        return package
+    name = f"{package}.{related}"
+    try:
+        plugins.source_of(name)
+    except ModuleNotFoundError as exc:
+        if exc.name != name:
+            raise
+        return None
+    return name
+
+
 def django_apps() -> Iterable[str]:
     """The packages of Django's installed applications.
 

@@ -240,6 +240,14 @@ def _overran(event: events.TaskOverran) -> Line:
     return Line(level, text, _about(event, limit=event.limit, hard=event.hard))
 
 
+def _blocks_loop(event: events.TaskBlocksLoop) -> Line:
+    text = (
+        f"Task {_named(event)} has blocked the event loop for {event.seconds:.1f}s and keeps all other runs of this "
+        f"process waiting: {event.where}"
+    )
+    return Line(logging.WARNING, text, _about(event, seconds=event.seconds, where=event.where))
+
+
 def _lost(event: events.TaskLost) -> Line:
     text = f"Task {_named(event)} was given to another worker while it ran here: its end was refused"
     return Line(logging.WARNING, text, _about(event))
@@ -277,6 +285,18 @@ def _child_ready(event: events.ChildReady) -> Line:
     return Line(logging.DEBUG, f"child {event.number} (pid {event.pid}) takes messages", data)
 
 
+def _child_imported(event: events.ChildImported) -> Line:
+    data = {"module": event.module, "seconds": event.seconds}
+    return Line(
+        logging.INFO, f"imported {event.module} in {event.seconds:.2f} s: a task of it is wanted", data
+    )
+
+
+def _child_import_failed(event: events.ChildImportFailed) -> Line:
+    text = f"the task module {event.module} cannot be imported:\n{event.traceback.rstrip()}"
+    return Line(logging.ERROR, text, {"module": event.module})
+
+
 def _child_recycled(event: events.ChildRecycled) -> Line:
     data = {"child": event.number, "child_pid": event.pid, "reason": event.reason}
     return Line(logging.INFO, f"child {event.number} (pid {event.pid}) is recycled: {event.reason}", data)
@@ -307,6 +327,18 @@ def _lease_lost(event: events.LeaseWasLost) -> Line:
     return Line(logging.WARNING, text, {"owner": event.owner})
 
 
+_EVICTED: Final = {
+    "age": "had been kept for task_dead_letter_expires",
+    "count": "were more than task_dead_letter_max",
+}
+
+
+def _dead_letters_evicted(event: events.DeadLettersEvicted) -> Line:
+    text = f"{event.count} dead letters of queue {event.queue} were deleted: they {_EVICTED[event.reason]}"
+    fields = {"queue": event.queue, "count": event.count, "reason": event.reason, "oldest": event.oldest}
+    return Line(logging.WARNING, f"{text}. The oldest was {event.oldest}", fields)
+
+
 #: How each class of events is told. `TELLERS` decides; the tests ask that no class is missing.
 TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.TaskSent: Teller(logging.DEBUG, _sent),
@@ -321,6 +353,7 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.TaskUnknown: Teller(logging.ERROR, _unknown),
     events.TaskUnreadable: Teller(logging.ERROR, _unreadable),
     events.TaskOverran: Teller(logging.ERROR, _overran),
+    events.TaskBlocksLoop: Teller(logging.WARNING, _blocks_loop),
     events.TaskLost: Teller(logging.WARNING, _lost),
     events.HookFailed: Teller(logging.ERROR, _hook_failed),
     events.TaskStateNotStored: Teller(logging.WARNING, _state_not_stored),
@@ -329,11 +362,14 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.WorkerStopping: Teller(logging.INFO, _worker_stopping),
     events.WorkerStopped: Teller(logging.ERROR, _worker_stopped),
     events.ChildReady: Teller(logging.DEBUG, _child_ready),
+    events.ChildImported: Teller(logging.INFO, _child_imported),
+    events.ChildImportFailed: Teller(logging.ERROR, _child_import_failed),
     events.ChildRecycled: Teller(logging.INFO, _child_recycled),
     events.ChildDied: Teller(logging.ERROR, _child_died),
     events.BrokerLost: Teller(logging.ERROR, _broker_lost),
     events.BrokerBack: Teller(logging.WARNING, _broker_back),
     events.LeaseWasLost: Teller(logging.WARNING, _lease_lost),
+    events.DeadLettersEvicted: Teller(logging.WARNING, _dead_letters_evicted),
 }
 
 

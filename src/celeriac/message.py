@@ -29,7 +29,7 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     "group_index": "i", "headers": "h", "stamps": "s", "links": "l", "errbacks": "f", "chain": "c", "chord": "q",
     "time_limit": "t", "soft_time_limit": "u", "ignore_result": "n", "serializer": "z", "compression": "y",
     "task_id": "d", "shadow": "w", "reply_to": "k", "unknown_since": "m", "replaced": "b",
-    "redelivered": "v", "properties": "j",
+    "redelivered": "v", "properties": "j", "join": "J",
 }):  # fmt: skip
     """Everything of a message that has a default; on the wire only what differs from it."""
 
@@ -47,7 +47,8 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     links: list[dict[str, Any]] | None = None
     errbacks: list[dict[str, Any]] | None = None
     chain: list[dict[str, Any]] | None = None
-    chord: dict[str, Any] | None = None
+    #: A seat at a join: its id and a place. `join`: the join behind which this runs (see `workflow.joining`).
+    chord: list[Any] | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     ignore_result: bool | None = None
@@ -63,10 +64,11 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     redelivered: bool = False
     #: What the caller says of the message itself, such as `app_id`.
     properties: dict[str, Any] | None = None
+    join: list[Any] | None = None
 
 
 NO_OPTIONS: Final = Options()
-_ALL_NONE: Final = (None,) * 7
+_ALL_NONE: Final = (None,) * 6
 
 
 class Message(msgspec.Struct, frozen=True, gc=False):
@@ -204,8 +206,7 @@ def _encode_lowered(message: Message) -> bytes:
 def _lower_options(options: Options) -> Any:
     """Options whose free parts (headers, links...) may hold dates and the like."""
     free = (
-        options.headers, options.links, options.errbacks, options.chain, options.stamps, options.chord,
-        options.properties,
+        options.headers, options.links, options.errbacks, options.chain, options.stamps, options.properties,
     )  # fmt: skip
     if free == _ALL_NONE:
         return options

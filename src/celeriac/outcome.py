@@ -1,4 +1,4 @@
-"""Outcome: how a run ended, as a value; and `call`, the only place where user code runs.
+"""Outcome: how a run ended, as a value; and `call` and `call_awaited`, the only places where user code runs.
 
 User exceptions become values here, once. What follows from an outcome (store, follow-ups, acknowledge, send
 again) is decided by `worker.executor.settle`, or by `Task.apply` for a call in the same process.
@@ -12,10 +12,20 @@ from typing import Any, Final
 
 import msgspec
 
-from celeriac import plugins, states
+from celeriac import clock, plugins, states
 from celeriac.context import Request, enter, leave
-from celeriac.events import BUS, HookFailed
-from celeriac.exceptions import Ignore, Reject, Retry
+from celeriac.events import (
+    BUS,
+    HookFailed,
+    TaskFailed,
+    TaskIgnored,
+    TaskRejected,
+    TaskRetried,
+    TaskRevoked,
+    TaskStarted,
+    TaskSucceeded,
+)
+from celeriac.exceptions import Ignore, Reject, Retry, RunAbandoned, Terminated
 
 
 class Success(msgspec.Struct, frozen=True):
@@ -61,6 +71,8 @@ class Revoked(msgspec.Struct, frozen=True):
 Outcome = Success | Failure | Retried | Rejected | Ignored | Revoked
 
 IGNORED: Final = Ignored()
+#: A run that was ended because its task was revoked.
+TERMINATED: Final = Revoked("terminated", terminated=True)
 
 
 class ExceptionInfo:
@@ -82,11 +94,22 @@ class ExceptionInfo:
 def call(task: Any, request: Request) -> Outcome:
     """Run a task's code for a request. Never raises for what user code does: that becomes the outcome.
 
-    Only KeyboardInterrupt passes through, and only where the caller runs the task himself (eager).
+    Only KeyboardInterrupt passes through, where the caller runs the task himself (eager), and `RunAbandoned`, where
+    the run has been given up: its end was settled by whoever did that.
     """
     enter(task, request)
     try:
-        outcome = _run(task, request)
+        try:
+            result = _begin(task, request)
+            if task.is_async:
+                result = plugins.own("celeriac.loops:run")(result)
+            outcome = _returned(request, result)
+        except RunAbandoned:
+            raise
+        except BaseException as exc:
+            if request.is_eager and isinstance(exc, KeyboardInterrupt):
+                raise
+            outcome = classify(task, request, exc)
         if task.hooks:
             _call_hooks(task, request, outcome)
         return outcome
@@ -94,22 +117,36 @@ def call(task: Any, request: Request) -> Outcome:
         leave(request)
 
 
-def _run(task: Any, request: Request) -> Outcome:
+async def call_awaited(task: Any, request: Request) -> Outcome:
+    """`call` of a task whose code is a coroutine, on the loop where this is awaited. Its hooks run there too."""
+    enter(task, request)
+    try:
+        try:
+            outcome = _returned(request, await _begin(task, request))
+        except RunAbandoned:
+            raise
+        except BaseException as exc:  # noqa: BLE001 - what user code raises is the outcome
+            outcome = classify(task, request, exc)
+        if task.hooks:
+            _call_hooks(task, request, outcome)
+        return outcome
+    finally:
+        leave(request)
+
+
+def _begin(task: Any, request: Request) -> Any:
+    """What the task's function returns; of one that is `async`, its coroutine."""
     message = request.message
     args, kwargs = (message.args, message.kwargs) if message is not None else ((), {})
-    try:
-        if "before_start" in task.hooks:
-            task.before_start(request.id, args, kwargs)
-        result = task.target(*args, **kwargs)
-        if task.is_async:
-            result = plugins.load("celeriac.loops:run")(result)
-        if request.pending_retry is not None:
-            return Retried(request.pending_retry)
-        return Success(result)
-    except BaseException as exc:
-        if request.is_eager and isinstance(exc, KeyboardInterrupt):
-            raise
-        return classify(task, request, exc)
+    if BUS.wanted(TaskStarted):
+        BUS.emit(TaskStarted(request.id, task.name, request))
+    if "before_start" in task.hooks:
+        task.before_start(request.id, args, kwargs)
+    return task.target(*args, **kwargs)
+
+
+def _returned(request: Request, result: Any) -> Outcome:
+    return Success(result) if request.pending_retry is None else Retried(request.pending_retry)
 
 
 def classify(task: Any, request: Request, exc: BaseException) -> Outcome:
@@ -121,6 +158,8 @@ def classify(task: Any, request: Request, exc: BaseException) -> Outcome:
             return IGNORED
         case Reject():
             return Rejected(str(exc.reason or "rejected by the task"), bool(exc.requeue))
+        case Terminated():
+            return TERMINATED
         case Exception():
             try:
                 retry = task.retry_of(exc)
@@ -146,7 +185,7 @@ def text_of(exc: BaseException) -> str:
 
 
 _HOOK_OF: Final[dict[type, str]] = {Success: "on_success", Failure: "on_failure", Retried: "on_retry"}
-_STATE_OF: Final[dict[type, str]] = {
+STATE_OF: Final[dict[type, str]] = {
     Success: states.SUCCESS, Failure: states.FAILURE, Retried: states.RETRY, Rejected: states.REJECTED,
     Ignored: states.IGNORED, Revoked: states.REVOKED,
 }  # fmt: skip
@@ -174,7 +213,7 @@ def _call_hooks(task: Any, request: Request, outcome: Outcome) -> None:
         _call_hook(task, request, name, value, request.id, args, kwargs, *extra)
     if "after_return" in task.hooks and not isinstance(outcome, Rejected | Ignored):
         _call_hook(
-            task, request, "after_return", _STATE_OF[type(outcome)], value, request.id, args, kwargs, info
+            task, request, "after_return", STATE_OF[type(outcome)], value, request.id, args, kwargs, info
         )
 
 
@@ -195,3 +234,24 @@ def failed_without_running(task: Any, request: Request, error: BaseException) ->
     finally:
         leave(request)
     return outcome
+
+
+def announce(request: Request, outcome: Outcome, runtime: float) -> None:
+    """Tell how a run ended to those who listen."""
+    if type(outcome) is Success and not BUS.wanted(TaskSucceeded):
+        return
+    task_id, name = request.id, request.task_object.name
+    match outcome:
+        case Success(result):
+            BUS.emit(TaskSucceeded(task_id, name, request, result, runtime))
+        case Failure(error, text, expected):
+            BUS.emit(TaskFailed(task_id, name, request, error, text, expected, runtime))
+        case Retried(retry, text):
+            delay = 0.0 if retry.sig is None or retry.sig.due_at is None else retry.sig.due_at - clock.now()
+            BUS.emit(TaskRetried(task_id, name, request, retry.exc, text, max(0.0, delay)))
+        case Rejected(reason, requeue):
+            BUS.emit(TaskRejected(task_id, name, reason, requeue))
+        case Ignored():
+            BUS.emit(TaskIgnored(task_id, name))
+        case Revoked(reason, expired, terminated):
+            BUS.emit(TaskRevoked(task_id, name, reason, expired, terminated, request))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 from celeriac.exceptions import ImproperlyConfigured, UnknownScheme
@@ -29,6 +30,27 @@ def load(path: str) -> Any:
         except AttributeError:
             raise ImproperlyConfigured(f"module {module_name!r} has no {attribute!r} ({path!r})") from None
     return target
+
+
+@cache
+def own(path: str) -> Any:
+    """`load` of something of ours that is asked for often: found once."""
+    return load(path)
+
+
+def source_of(module: str) -> str | None:
+    """The source of a module that has not been imported; None where it has none. The packages around it are imported.
+
+    Raises: ModuleNotFoundError: there is no such module.
+    """
+    from importlib.util import find_spec  # only workers ask
+
+    spec = find_spec(module)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {module!r}", name=module)
+    get_source = getattr(spec.loader, "get_source", None)
+    source: str | None = None if get_source is None else get_source(module)
+    return source
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from celeriac import clock, codecs, message, send_options
+from celeriac import clock, codecs, message, plugins, send_options
 from celeriac.brokers.contract import Broker, Outgoing
 from celeriac.context import COLLECTED
-from celeriac.events import BUS, TaskSent
+from celeriac.events import BUS, TaskSending, TaskSent
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.message import NO_OPTIONS, Message, Options
 from celeriac.routing import Router
@@ -105,7 +105,15 @@ class Producer:
         return Call(Message(key, name, args, kwargs, resolved), queue, resolved.eta, resolved.priority)
 
     def outgoing(self, call: Call) -> Outgoing:
-        """The bytes of a call.
+        """The bytes of a call that goes to the broker by another way. Raises: see `written`."""
+        return self.written(self.offered(call))
+
+    def offered(self, call: Call) -> Call:
+        """The call as those who hear of it have changed it. `written` is to follow."""
+        return plugins.load("celeriac.drafts:offered")(call, self.zone) if BUS.wanted(TaskSending) else call
+
+    def written(self, call: Call) -> Outgoing:
+        """The bytes of a call, which need not be sent.
 
         Raises:
             EncodeError: an argument does not travel.
@@ -120,11 +128,13 @@ class Producer:
         Raises:
             BrokerUnavailable: not stored, or not known to be, within `broker_publish_timeout` seconds in all.
             BrokerRefused: the broker answered and refused.
-            EncodeError, MessageTooLarge: see `outgoing`.
+            EncodeError, MessageTooLarge: see `written`.
         """
         if (collected := COLLECTED.get()) is not None:
             collected.append(call)
             return
+        if BUS.wanted(TaskSending):
+            call = self.offered(call)
         data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
         batch = (Outgoing(call.queue, data, call.priority, call.due_at),)
         started = clock.monotonic()
@@ -133,7 +143,7 @@ class Producer:
         except BrokerUnavailable as exc:
             if not (self._may_retry if retry is None else retry):
                 raise
-            self._send_again(batch, started, {**self._policy, **(policy or {})}, exc)
+            self._send_again(batch, started + self._timeout, {**self._policy, **(policy or {})}, exc)
         if BUS.wanted(TaskSent):
             _announce((call,))
 
@@ -147,38 +157,58 @@ class Producer:
         if (collected := COLLECTED.get()) is not None:
             collected.extend(calls)
             return
+        if BUS.wanted(TaskSending):
+            calls = map(self.offered, calls)
         is_announced = BUS.wanted(TaskSent)
         if is_announced:
             calls = list(calls)
         # Calls are written as they come: a hundred thousand of them alive at once keep the garbage collector busy.
-        batch = [self.outgoing(call) for call in calls]
+        batch = [self.written(call) for call in calls]
         for start in range(0, len(batch), CHUNK):
             part = batch[start : start + CHUNK]
-            started = clock.monotonic()
-            try:
-                (self._broker or self._connect()).send(part, self._timeout)
-            except BrokerUnavailable as exc:
-                if not self._may_retry:
-                    raise
-                self._send_again(part, started, self._policy, exc)
+            self._send_patiently(part, self._timeout)
         if is_announced:
             _announce(calls)
+
+    def _send_patiently(self, batch: Sequence[Outgoing], timeout: float) -> None:
+        until = clock.monotonic() + timeout
+        try:
+            (self._broker or self._connect()).send(batch, timeout)
+        except BrokerUnavailable as exc:
+            if not self._may_retry:
+                raise
+            self._send_again(batch, until, self._policy, exc)
+
+    def send_stored(self, batch: Sequence[Outgoing], timeout: float | None = None) -> None:
+        """Send messages whose bytes are there, within so many seconds (None: `timeout`). Raises: see `send`."""
+        if batch:
+            self._send_patiently(batch, self.timeout if timeout is None else timeout)
+
+    def announce(self, calls: Sequence[Call]) -> None:
+        """Tell those who listen that calls were sent, where `send` did not."""
+        if BUS.wanted(TaskSent):
+            _announce(calls)
+
+    @property
+    def timeout(self) -> float:
+        """`broker_publish_timeout`, in seconds."""
+        return self._timeout
 
     def _connect(self) -> Broker:
         broker = self._broker = self._open_broker()
         return broker
 
     def _send_again(
-        self, batch: Sequence[Outgoing], started: float, policy: Mapping[str, Any], first: BrokerUnavailable
+        self, batch: Sequence[Outgoing], until: float, policy: Mapping[str, Any], first: BrokerUnavailable
     ) -> None:
-        """Try again for what is left of the time."""
+        """Try again for what is left of the time, until then (monotonic)."""
         pause = clock.seconds(policy.get("interval_start", 0))
         step = clock.seconds(policy.get("interval_step", 0.2))
         longest = clock.seconds(policy.get("interval_max", 1))
         tries: int | None = policy.get("max_retries", 3)
         error = first
         while tries is None or tries > 0:
-            left = started + self._timeout - clock.monotonic()
+            left = until - clock.monotonic()
             if left <= max(pause, _LEAST):
                 break
             clock.sleep(pause)

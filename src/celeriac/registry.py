@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from celeriac import plugins
 from celeriac.exceptions import AlreadyRegistered, NotRegistered
+
+#: Tasks that every application has; they are made when somebody asks for one (`workflow.builtins`).
+BUILTINS: Final = ("celery.accumulate", "celery.map", "celery.starmap")
 
 
 class TaskRegistry(dict[str, Any]):
     """Task by name. A name that is not there is an error that tells the nearest."""
 
+    #: Makes a task that every application has; set by the application.
+    make_builtin: Callable[[str], Any] | None = None
+
     def __missing__(self, name: str) -> Any:
+        if name in BUILTINS and self.make_builtin is not None:
+            return self.make_builtin(name)
         raise NotRegistered(
             f"no task is called {name!r} in this application.{plugins.nearest(name, self)} "
             "Is the module that declares it imported, and listed in `include` or `imports`?"

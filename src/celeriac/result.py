@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celeriac.async_result import AsyncResult, EagerResult
+from celeriac.async_result import AsyncResult, EagerResult, ResultBase
 from celeriac.result_sets import GroupResult, ResultSet, result_from_tuple
 from celeriac.waiting import (
     allow_join_result,
@@ -15,6 +15,7 @@ __all__ = [
     "AsyncResult",
     "EagerResult",
     "GroupResult",
+    "ResultBase",
     "ResultSet",
     "allow_join_result",
     "assert_will_not_block",

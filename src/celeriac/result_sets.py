@@ -5,24 +5,42 @@ One look at the store, or one watch, serves all members.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import Any, Unpack
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from functools import partial
+from typing import Any, Unpack, cast
 
-from celeriac import context, message, states, stored
-from celeriac.async_result import AsyncResult, EagerResult
+from celeriac import context, message, plugins, states, stored
+from celeriac.async_result import AsyncResult, EagerResult, ResultBase
 from celeriac.brokers.contract import Record
 from celeriac.context import Results
-from celeriac.exceptions import ResultNotStored
+from celeriac.exceptions import ResultNotStored, TimeoutError
+from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
-from celeriac.waiting import Wait, WaitOptions, arrivals, meta_of, raise_failure, read
+from celeriac.waiting import (
+    UNKNOWN,
+    Listener,
+    Wait,
+    WaitOptions,
+    arrivals,
+    call_back,
+    meta_of,
+    raise_failure,
+    read,
+)
 
 
-class ResultSet:
+class ResultSet(ResultBase):
     """Several results, in order."""
+
+    TimeoutError = TimeoutError
+
+    #: The result before it, for a group that follows a task.
+    parent: Any = None
 
     def __init__(self, results: Iterable[AsyncResult | GroupResult], app: Results | None = None) -> None:
         self.results: list[Any] = list(results)
         self._app = app
+        self._told: list[Listener] = []
 
     @property
     def app(self) -> Results:
@@ -32,6 +50,16 @@ class ResultSet:
             return first
         app: Results = self._app if self._app is not None else context.current_app()
         return app
+
+    @property
+    def backend(self) -> ResultStore:
+        """The result store."""
+        return self.app.backend
+
+    @property
+    def supports_native_join(self) -> bool:
+        """True: every result store can wait for many at once."""
+        return True
 
     def leaves(self) -> Iterator[AsyncResult]:
         """The single results, those of nested groups included."""
@@ -49,8 +77,38 @@ class ResultSet:
             for key, data in self.app.backend.get(list(waiting)).items():
                 record = read(self.app, data)
                 if record.state in states.READY_STATES:
-                    waiting[key].final = record
+                    waiting[key].learn(record)
+            self._tell()
         return leaves
+
+    def _tell(self) -> None:
+        """Call those who asked with `then`, if all runs are known to have ended."""
+        if not self._told or any(leaf.final is None for leaf in self.leaves()):
+            return
+        told, self._told = self._told, []
+        finals = (leaf.final or UNKNOWN for leaf in self.leaves())
+        worst = next((final for final in finals if final.state in states.PROPAGATE_STATES), UNKNOWN)
+        for callback, on_error in told:
+            call_back(callback, on_error, self, worst)
+
+    def then(
+        self,
+        callback: Callable[[Any], Any],
+        on_error: Callable[[Any], Any] | None = None,
+        weak: bool = False,
+    ) -> ResultSet:
+        """As `AsyncResult.then`, once all runs have ended; `on_error` gets the exception of the first that failed."""
+        self._told.append((callback, on_error))
+        self._tell()
+        return self
+
+    def maybe_throw(self, callback: Callable[[str, Any], Any] | None = None, propagate: bool = True) -> None:
+        """Raise the exception of the first run that is known to have failed, without waiting."""
+        for leaf in self._refresh():
+            if leaf.final is not None:
+                leaf.maybe_throw(propagate, callback)
+
+    maybe_reraise = maybe_throw
 
     def _finals(self) -> list[Stored | None]:
         return [leaf.final for leaf in self._refresh()]
@@ -90,6 +148,10 @@ class ResultSet:
         for _, record in self._arrivals(timeout, wait):
             if propagate:
                 raise_failure(record)
+        if len(self.results) == 1 and isinstance(self.results[0], ResultSet):
+            # A group of one chain that ends in a group is that group.
+            nested: list[Any] = self.results[0].get(timeout, propagate, interval, **options)
+            return nested
         values: list[Any] = []
         for result in self.results:
             value = result.get(propagate=propagate, disable_sync_subtasks=False)
@@ -122,8 +184,27 @@ class ResultSet:
                 yield leaf, final
         if missing:
             for key, record in arrivals(self.app, self.app.backend, list(missing), timeout, wait):
-                missing[key].final = record
+                missing[key].learn(record)
                 yield missing[key], record
+            self._tell()
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        """Wait without blocking the event loop: `values = await group_result`. Raises: as `get`."""
+        gather: Callable[[Any], Any] = plugins.own("celeriac.aio_waiting:gather")
+        values: Generator[Any, None, list[Any]] = gather(self).__await__()
+        return values
+
+    def __aiter__(self) -> AsyncIterator[AsyncResult]:
+        """The single results as their runs end: `async for result in group_result`. No run's exception is raised.
+
+        Raises: ResultNotStored, ResultStoreUnavailable.
+        """
+        ended: AsyncIterator[AsyncResult] = plugins.own("celeriac.aio_waiting:as_ended")(self)
+        return ended
+
+    def ended(self, timeout: float | None, wait: Wait) -> Iterator[AsyncResult]:
+        """The single results as their runs end. Raises: TimeoutError, ResultNotStored, ResultStoreUnavailable."""
+        return (leaf for leaf, _ in self._arrivals(timeout, wait))
 
     def add(self, result: AsyncResult | GroupResult) -> None:
         """Add one, unless it is there."""
@@ -157,9 +238,18 @@ class ResultSet:
         if keys:
             self.app.backend.forget(keys)
 
-    def revoke(self, *args: Any, **kwargs: Any) -> None:
-        """Not there yet."""
-        raise NotImplementedError("revoking a task comes with remote control, in a later version")
+    def revoke(
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Let none of the tasks begin a run any more; as `AsyncResult.revoke`, in one go."""
+        ids = [leaf.id for leaf in self.leaves() if not isinstance(leaf, EagerResult)]
+        if ids:
+            self.app.control.revoke(ids, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self.results)
@@ -208,25 +298,27 @@ class GroupResult(ResultSet):
         """The group's id, then the parents'."""
         return [self.id, *([] if self.parent is None else self.parent.as_list())]
 
-    def save(self) -> None:
-        """Keep the members' ids in the result store, for `restore`."""
+    def save(self, backend: ResultStore | None = None) -> None:
+        """Keep the members' ids in the result store, for `restore`. Raises: ResultStoreUnavailable."""
         app = self.app
         ttl: float | None = app.conf.result_expires or None
         data = stored.encode(Stored("GROUP", self.as_tuple()))
-        app.backend.put([Record(message.key_of(self.id), data, ttl)])
+        (backend or app.backend).put([Record(message.key_of(self.id), data, ttl)])
 
     @classmethod
-    def restore(cls, id: str, app: Results | None = None) -> GroupResult | None:
-        """The group that `save` kept, or None."""
-        app = app if app is not None else context.current_app()
+    def restore(
+        cls, id: str, backend: ResultStore | None = None, app: Results | None = None
+    ) -> GroupResult | None:
+        """The group that `save` kept; None: it is not there. Raises: ResultStoreUnavailable."""
+        app = app if app is not None else cast("Results", context.current_app())
         key = message.key_of(id)
-        data = app.backend.get([key]).get(key) if app is not None else None
+        data = (backend or app.backend).get([key]).get(key)
         found = None if data is None else result_from_tuple(stored.decode(data).result, app)
         return found if isinstance(found, GroupResult) else None
 
-    def delete(self) -> None:
-        """Undo `save`."""
-        self.app.backend.forget([message.key_of(self.id)])
+    def delete(self, backend: ResultStore | None = None) -> None:
+        """Undo `save`. Raises: ResultStoreUnavailable."""
+        (backend or self.app.backend).forget([message.key_of(self.id)])
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, GroupResult):
@@ -244,6 +336,13 @@ class GroupResult(ResultSet):
 
     def __reduce__(self) -> Any:
         return type(self), (self.id, self.results, self.parent)
+
+
+def group_results_of(app: Results) -> Any:
+    """What makes group results of that application, and restores them."""
+    make: Any = partial(GroupResult, app=app)
+    make.restore = partial(GroupResult.restore, app=app)
+    return make
 
 
 def refuse_ignored(leaves: Iterable[AsyncResult]) -> None:

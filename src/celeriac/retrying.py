@@ -46,6 +46,11 @@ def successor(
         stamps=request.stamps or None, links=request.callbacks, errbacks=request.errbacks, chain=request.chain,
         chord=request.chord,
     )  # fmt: skip
+    if request.brought and args is request.args:
+        # The next run gets them from the join again.
+        args = args[1:]
+    else:
+        base = msgspec.structs.replace(base, join=None)
     resolved = send_options.resolve(given, base, producer.zone)
     if "queue" in given:
         queue = producer.router.checked(send_options.queue_name(given["queue"]), name)
@@ -54,7 +59,7 @@ def successor(
     key = b"" if message is None else message.key
     call = Call(Message(key, name, args, kwargs, resolved), queue, resolved.eta, resolved.priority)
     if message is not None and not (args is message.args and kwargs is message.kwargs):
-        producer.outgoing(call)
+        producer.written(call)
     return call
 
 

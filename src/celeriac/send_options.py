@@ -94,12 +94,17 @@ def _is_link(value: Any) -> bool:
     return _is_signature(value)
 
 
+def _is_seat(value: Any) -> bool:
+    return _is_list(value) and len(value) == 2 and _is_whole(value[1])
+
+
 _TEXT: Final = _Kind(_is_text, "a text that is not empty")
 _BOOL: Final = _Kind(_is_bool, "True or False")
 _WHOLE: Final = _Kind(_is_whole, "a whole number (0 or more)")
 _MAPPING: Final = _Kind(_is_mapping, "a dict")
 _LIST: Final = _Kind(_is_list, "a list")
 _LINK: Final = _Kind(_is_link, "a signature (`task.s(...)`) or a list of them")
+_SEAT: Final = _Kind(_is_seat, "the id of a join and a place; a chord is written chord(header, body)")
 _LIMIT: Final = _Kind(_is_limit, "a number of seconds or a timedelta, more than 0")
 _QUEUE: Final = _Kind(_is_queue, "the name of a queue")
 
@@ -130,7 +135,8 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "parent_id": _TEXT,
     "retries": _WHOLE,
     "chain": _LIST,
-    "chord": _MAPPING,
+    "chord": _SEAT,
+    "join": _LIST,
     "add_to_parent": _BOOL,
     "stamped_headers": _LIST,
     "stamps": _MAPPING,
@@ -242,6 +248,10 @@ def resolve(given: Mapping[str, Any], base: Options, zone: Callable[[], tzinfo])
     for name, field in (("root_id", "root"), ("parent_id", "parent"), ("group_id", "group")):
         if name in given:
             fields[field] = message.wire_id(given[name])
+    for name in ("chord", "join"):
+        if name in given:
+            join_id, *more = given[name]
+            fields[name] = [message.wire_id(join_id) if isinstance(join_id, str) else join_id, *more]
     if "stamped_headers" in given:
         fields["stamps"] = {name: given[name] for name in given["stamped_headers"] if name in given}
     if properties := {name: given[name] for name in PROPERTIES & given.keys()}:
@@ -252,7 +262,7 @@ def resolve(given: Mapping[str, Any], base: Options, zone: Callable[[], tzinfo])
 _FIELDS: Final[Mapping[str, str]] = {
     "priority": "priority", "headers": "headers", "ignore_result": "ignore_result", "compression": "compression",
     "shadow": "shadow", "reply_to": "reply_to", "group_index": "group_index",
-    "retries": "retries", "chord": "chord", "stamps": "stamps", "replaced_task_nesting": "replaced",
+    "retries": "retries", "stamps": "stamps", "replaced_task_nesting": "replaced",
 }  # fmt: skip
 
 

@@ -233,8 +233,6 @@ NOT_YET: Mapping[str, str] = MappingProxyType(
         "beat_cron_starting_deadline": "there is no `celeriac beat` in this version",
         "task_default_rate_limit": "rate limits are not enforced in this version",
         "worker_disable_rate_limits": "rate limits are not enforced in this version",
-        "worker_imports": "this version imports every task module when the worker starts",
-        "worker_enable_remote_control": "workers take no remote control in this version",
         "worker_send_task_events": "events are not published in this version",
         "task_send_sent_event": "events are not published in this version",
         "task_queue_max_priority": "priorities are 0 to 9 on every queue in this version",

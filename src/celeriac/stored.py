@@ -54,12 +54,14 @@ class Stored(msgspec.Struct):
     worker: str | None = None
     retries: int | None = None
     queue: str | None = None
+    #: Kept where the record is not under its task's own key.
+    task_id: str | None = None
 
 
 class _More(msgspec.Struct, omit_defaults=True, rename={
     "state": "s", "traceback": "t", "children": "c", "parent_id": "p", "group_id": "g", "name": "n",
     "args": "a", "kwargs": "k", "worker": "w", "retries": "r", "queue": "q",
-    "serializer": "z", "compression": "y",
+    "serializer": "z", "compression": "y", "task_id": "d",
 }):  # fmt: skip
     """Everything of a record that most records lack."""
 
@@ -77,6 +79,7 @@ class _More(msgspec.Struct, omit_defaults=True, rename={
     #: Where set, the result is a byte string written with it.
     serializer: str | None = None
     compression: str | None = None
+    task_id: str | None = None
 
 
 class _Wire(msgspec.Struct, array_like=True):
@@ -132,7 +135,7 @@ def _encode_fully(stored: Stored, serializer: str, accept: Collection[str], comp
         "s": stored.state if code == _OWN_STATE else None,
         "t": _writable(stored.traceback), "c": stored.children, "p": stored.parent_id, "g": stored.group_id,
         "n": stored.name, "a": _shown(stored.args), "k": _shown(stored.kwargs), "w": stored.worker,
-        "r": stored.retries, "q": stored.queue,
+        "r": stored.retries, "q": stored.queue, "d": stored.task_id,
     }  # fmt: skip
     result = stored.result
     if isinstance(result, BaseException):
@@ -232,6 +235,7 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Stored:
     return Stored(
         state, result, wire.date_done, more.traceback, more.children, more.parent_id, more.group_id,
         more.name, more.args, more.kwargs, more.worker, more.retries, more.queue,
+        more.task_id,
     )  # fmt: skip
 
 

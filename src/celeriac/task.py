@@ -10,8 +10,7 @@ It never waits for anything but the broker's answer to a send.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
 
 from celeriac import arguments, context, plugins, retrying, send_options
@@ -21,22 +20,11 @@ from celeriac.context import REQUEST, Request
 from celeriac.exceptions import Ignore, MaxRetriesExceededError, OperationalError, Retry
 from celeriac.message import Message, id_of, new_key
 from celeriac.producer import Call, Producer
-from celeriac.stored import Stored
-from celeriac.workflow import replacing
+from celeriac.task_hooks import HOOKS, FromSettings, Hooks, Reporting
 from celeriac.workflow.signature import Signature
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class FromSettings:
-    """A task attribute that follows a setting, until the task or its class sets it."""
-
-    def __init__(self, setting: str) -> None:
-        self.setting = setting
-
-    def __get__(self, task: Task[..., Any] | None, owner: type) -> Any:
-        return None if task is None else getattr(task.app.conf, self.setting)
 
 
 class _Road:
@@ -66,11 +54,10 @@ class _Road:
         self.queue = self.producer.router.checked(queue, task.name) if self.is_plain else ""
 
 
-HOOKS: Final = ("before_start", "on_success", "on_failure", "on_retry", "after_return")
 _SENT: Final = ("queue", "priority", "serializer", "compression", "expires")
 
 
-class Task(Generic[P, R]):
+class Task(Hooks, Reporting, Generic[P, R]):
     """A function that can be run elsewhere. Subclass it for hooks and common options; `run` is the function."""
 
     name: str = cast("str", None)
@@ -232,10 +219,11 @@ class Task(Generic[P, R]):
 
     def _apply_with(self, road: _Road, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
         retry, policy = options.pop("retry", None), options.pop("retry_policy", None)
+        throw = options.pop("throw", None)
         add_to_parent = options.pop("add_to_parent", True)
         call = self.call_for(args, kwargs, options)
         if road.is_eager:
-            return cast("AsyncResult[R]", self.app.run_eagerly(self, call))
+            return cast("AsyncResult[R]", self.app.run_eagerly(self, call, throw))
         road.producer.send(call, retry, policy)
         ignored = call.message.options.ignore_result
         ignored = road.ignored if ignored is None else ignored
@@ -307,9 +295,12 @@ class Task(Generic[P, R]):
         return await self.aapply_async(args, kwargs)
 
     async def aapply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult[R]:
-        """`apply_async` for coroutines."""
-        hop: Callable[..., Coroutine[Any, Any, AsyncResult[R]]] = plugins.load("celeriac.aio:in_thread")
-        return await hop(partial(self.apply_async, args, kwargs, **options))
+        """`apply_async` for coroutines. Those that send at the same time share a round trip to the broker.
+
+        Raises: as `apply_async`. Cancelled while it waits, the message may have been sent.
+        """
+        send: Callable[..., Coroutine[Any, Any, AsyncResult[R]]] = plugins.own("celeriac.aio_sending:send")
+        return await send(self, args, kwargs, options)
 
     # -- signatures and results -----------------------------------------------------------------------------
 
@@ -321,12 +312,28 @@ class Task(Generic[P, R]):
     subtask = signature
 
     def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """A signature with these arguments."""
+        """A signature with these arguments; those in front may be left to come from an earlier step."""
         return Signature.of(self.name, args, kwargs, False, self._app)
 
-    def si(self, *args: Any, **kwargs: Any) -> Signature:
+    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
         """A signature with these arguments that takes no result of an earlier step."""
         return Signature.of(self.name, args, kwargs, True, self._app)
+
+    def map(self, it: Iterable[Any]) -> Signature:
+        """A signature that calls the task with each item, one after another, in one run."""
+        return cast("Signature", plugins.load("celeriac.workflow.mapping:xmap")(self.s(), it, app=self._app))
+
+    def starmap(self, it: Iterable[Any]) -> Signature:
+        """`map`, where each item is a list of arguments."""
+        return cast(
+            "Signature", plugins.load("celeriac.workflow.mapping:xstarmap")(self.s(), it, app=self._app)
+        )
+
+    def chunks(self, it: Iterable[Any], n: int) -> Signature:
+        """A signature that does so in parts of `n` items, each part in a run of its own."""
+        return cast(
+            "Signature", plugins.load("celeriac.workflow.mapping:chunks")(self.s(), it, n, app=self._app)
+        )
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
         """The result of an earlier call, by its id."""
@@ -349,21 +356,6 @@ class Task(Generic[P, R]):
         """Undo `push_request`."""
         if (request := REQUEST.get()) is not None:
             context.leave(request)
-
-    def update_state(
-        self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any
-    ) -> None:
-        """Store a state of the task's own, such as PROGRESS with its `meta`; not after a lost lease.
-
-        Raises: ResultStoreUnavailable
-        """
-        request = self.request
-        if (request.is_eager and not self.store_eager_result) or not request.is_ours():
-            return
-        task_id = task_id or request.id
-        if task_id is None:
-            raise RuntimeError("update_state needs a task_id outside a run")
-        self.app.backend.store_record(task_id, Stored(state or "PROGRESS", meta))
 
     def retry(
         self,
@@ -412,7 +404,13 @@ class Task(Generic[P, R]):
             Ignore: always, in a worker.
             ImproperlyConfigured: an empty chain, or part of a chord.
         """
-        return self.on_replace(replacing.successor(sig, self.request, self.app))
+        successor = plugins.load("celeriac.workflow.replacing:successor")
+        return self.on_replace(successor(sig, self.request, self.app))
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Make the signature one more member of this run's chord, and send it unless `lazy`. Raises: ValueError."""
+        member = plugins.load("celeriac.workflow.joining:take_a_seat_more")(self.request, self.app, sig)
+        return member if lazy else member.delay()
 
     def on_replace(self, sig: Signature) -> Any:
         """Called by `replace` with the signature to send. An override ends with `return super().on_replace(sig)`."""
@@ -453,28 +451,11 @@ class Task(Generic[P, R]):
 
     subtask_from_request = signature_from_request
 
-    # -- hooks ----------------------------------------------------------------------------------------------
+    # -- running --------------------------------------------------------------------------------------------
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """The function. A class that is not made by a decorator defines it."""
         raise NotImplementedError("Tasks must define the run method.")
-
-    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called before every run."""
-
-    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called after a run that returned."""
-
-    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called after a run that raised."""
-
-    def on_retry(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
-        """Called after a run that will be repeated."""
-
-    def after_return(
-        self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any
-    ) -> None:
-        """Called after every run."""
 
     def __repr__(self) -> str:
         return f"<@task: {self.name}>"

@@ -1,14 +1,12 @@
-"""Log lines that tasks write: loggers that know the running task, and the set-up of a child's logs."""
+"""Log lines that tasks write: loggers that know the running task."""
 
 from __future__ import annotations
 
 import logging
-from typing import Any, Final
+from typing import Final
 
-from celeriac import logs
 from celeriac.context import REQUEST
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.wire import WorkerOptions
 
 #: The parent of all task loggers: its level is theirs.
 TASK_LOGGER: Final = "celeriac.task"
@@ -48,12 +46,3 @@ def current() -> tuple[str, str] | None:
     if request is None or request.id is None:
         return None
     return str(request.task), str(request.id)
-
-
-def start(options: WorkerOptions, conf: Any, process: str) -> None:
-    """Set up the logs of a process that runs tasks: a child, called `ForkPoolWorker-1` and so on.
-
-    Raises:
-        OSError: the log file cannot be opened.
-    """
-    logs.start(options, conf, process, current)

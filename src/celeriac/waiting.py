@@ -62,6 +62,10 @@ def assert_will_not_block() -> None:
         )
 
 
+#: A callback of `then`, and what is called instead of it where the run failed.
+Listener = tuple[Callable[[Any], Any], Callable[[Any], Any] | None]
+
+
 class WaitOptions(TypedDict, total=False):
     """What `get` accepts beside `timeout`, `propagate` and `interval`."""
 
@@ -85,10 +89,12 @@ class Wait:
 
     __slots__ = ("callback", "follow_parents", "interval", "on_interval", "on_message")
 
-    def __init__(self, interval: float = 0.5, options: WaitOptions | None = None) -> None:
+    def __init__(
+        self, interval: float = 0.5, options: WaitOptions | None = None, may_block: bool = True
+    ) -> None:
         given = WaitOptions() if options is None else options
         check_options(given)
-        if given.get("disable_sync_subtasks", True):
+        if may_block and given.get("disable_sync_subtasks", True):
             assert_will_not_block()
         self.interval = interval
         self.callback = given.get("callback")
@@ -140,6 +146,15 @@ def meta_of(task_id: str, record: Stored) -> dict[str, Any]:
     }  # fmt: skip
     extended = {name: getattr(record, name) for name in _EXTENDED}
     return meta | {name: value for name, value in extended.items() if value is not None}
+
+
+def call_back(callback: Callable[[Any], Any], on_error: Callable[[Any], Any] | None, result: Any, final: Stored
+) -> None:  # fmt: skip
+    """Tell one who asked with `then` how a run ended."""
+    if on_error is not None and final.state in states.PROPAGATE_STATES:
+        on_error(final.result)
+    else:
+        callback(result)
 
 
 def raise_failure(record: Stored) -> None:

@@ -1,11 +1,11 @@
-"""What a worker's processes say to each other, and the memory that they share.
+"""What a worker's processes say to each other.
 
 Three kinds of process: the *supervisor* (no user code), the *template* (has imported the application, forks),
 and the *children* (take messages and run them). Each child has two things in common with the supervisor:
 
 - a `Channel`: a stream socket for the few words below. Its end of file is how each side learns that the other
   is gone; a child that reads it stops in order, as after `Drain`.
-- a `ChildBoard`: a memory map that the child writes and the supervisor reads, so that a task costs no message
+- a `board.ChildBoard`: a memory map that the child writes and the supervisor reads, so that a task costs no message
   and a stuck child can still be looked at.
 
 Words only: nothing here starts, ends or judges a process. The supervisor reads it too, so it stays cheap to
@@ -14,13 +14,12 @@ import.
 
 from __future__ import annotations
 
-import mmap
+import contextlib
 import os
 import socket
 import struct
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import count
 from typing import Any, Final
 
 import msgspec
@@ -89,6 +88,21 @@ class Fork(Word, frozen=True):
     standby: bool = False
 
 
+class Up(Word, frozen=True):
+    """As many of your children as were wished take messages: user code that waits for this may be told."""
+
+
+class Stopping(Word, frozen=True):
+    """An orderly stop has begun, for that reason (a signal's name, or text); the worker will exit with that code.
+
+    `how`: `Warm`, or `Cold` where running tasks are given no time.
+    """
+
+    reason: str
+    how: str
+    code: int
+
+
 # ---- template -> supervisor
 
 
@@ -97,6 +111,7 @@ class Ready(Word, frozen=True, kw_only=True):
 
     `processes` children of `slots` slots each. Times in seconds, memory in KiB. `broker_retries`: how often
     in a row a broker that is away is tried again, None for ever; `broker_wait_at_start`: whether also at the start.
+    `revoke_grace`: seconds that a run has after it was told that it is revoked.
     """
 
     version: str
@@ -116,6 +131,8 @@ class Ready(Word, frozen=True, kw_only=True):
     slots: int
     lease: float
     max_deliveries: int
+    dead_letter_max: int | None = None
+    dead_letter_expires: float | None = None
     shutdown_timeout: float
     start_timeout: float
     max_tasks: int | None = None
@@ -125,6 +142,8 @@ class Ready(Word, frozen=True, kw_only=True):
     max_age_variance: float = 0.0
     time_limit: float | None = None
     soft_time_limit: float | None = None
+    remote_control: bool = True
+    revoke_grace: float = 5.0
 
 
 class ImportFailed(Word, frozen=True):
@@ -172,10 +191,22 @@ class Retiring(Word, frozen=True):
     reason: str
 
 
+class Imported(Word, frozen=True):
+    """I have imported these task modules, which a message asked for. From a child; from a template: forks have them."""
+
+    modules: tuple[str, ...]
+
+
 class Stopped(Word, frozen=True):
     """All is settled or given back, and my lease is ended; I exit next."""
 
     reason: str = ""
+
+
+class Import(Word, frozen=True):
+    """To a template: import these, so that the children you fork have them."""
+
+    modules: tuple[str, ...]
 
 
 # ---- supervisor -> child
@@ -192,6 +223,23 @@ class Drain(Word, frozen=True):
     """
 
 
+class Revoke(Word, frozen=True):
+    """The tasks of these keys are revoked: what waits is not to begin, nor what comes within `keep` seconds.
+
+    With `terminate` a run is told, and in threads and greenlets given up after `grace` seconds; elsewhere the
+    supervisor kills the process then. `grace` 0: it is not told.
+    """
+
+    keys: tuple[bytes, ...]
+    keep: float
+    terminate: bool = False
+    grace: float = 0.0
+
+
+class GiveBack(Word, frozen=True):
+    """Give back what was not started: it may be revoked, which the broker knows when it is taken again."""
+
+
 _ENCODER: Final = msgspec.msgpack.Encoder()
 _DECODER: Final = msgspec.msgpack.Decoder(
     WorkerOptions
@@ -204,8 +252,14 @@ _DECODER: Final = msgspec.msgpack.Decoder(
     | Owner
     | Retiring
     | Stopped
+    | Imported
+    | Import
     | Begin
     | Drain
+    | Revoke
+    | GiveBack
+    | Up
+    | Stopping
 )
 pack: Final = _ENCODER.encode
 #: The reverse of `pack`.
@@ -313,6 +367,11 @@ class Channel:
         """The next of the descriptors that came with what was received; the caller owns it."""
         return self._fds.popleft()
 
+    def finish(self) -> None:
+        """Say nothing more: the other side reads the end of file. What it still says can be read."""
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_WR)
+
     def close(self) -> None:
         """Close the socket, and descriptors that nobody took. Idempotent."""
         self._sock.close()
@@ -323,124 +382,3 @@ class Channel:
 def socket_pair() -> tuple[socket.socket, socket.socket]:
     """Two connected sockets for `Channel`."""
     return socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-
-
-# ---- the board
-
-_HEADER: Final = struct.Struct("=qqqd")
-_COUNTS: Final = struct.Struct("=qq")
-_MEMORY_AT: Final = _COUNTS.size
-_BEAT_AT: Final = _COUNTS.size + 8
-_NUMBER: Final = struct.Struct("=q")
-_FLOAT: Final = struct.Struct("=d")
-# The run's number stands first and last, and a record is written from front to back: a reader that sees two
-# equal numbers has seen one whole run.
-_SLOT: Final = struct.Struct("=Qdd16s64pxxxxxxxxdQ")
-_STARTED_AT: Final = _SLOT.size - 16
-_FIRST_SLOT: Final = 64
-NAME_SIZE: Final = 63
-
-
-class RunSnapshot(msgspec.Struct, frozen=True, gc=False):
-    """One run as the supervisor sees it. `sequence` is new for each run of the child.
-
-    Times are `clock.monotonic`.
-    `soft_at` and `hard_at` are 0.0 where the supervisor has nothing to do at that limit.
-    """
-
-    slot: int
-    sequence: int
-    key: bytes
-    name: str
-    started: float
-    soft_at: float
-    hard_at: float
-
-
-class ChildSnapshot(msgspec.Struct, frozen=True):
-    """A child's board at a moment. `memory` in KiB and `beat_at` (monotonic) are 0 until the child says."""
-
-    done: int
-    failed: int
-    memory: int
-    beat_at: float
-    runs: tuple[RunSnapshot, ...]
-
-
-class ChildBoard:
-    """The memory that one child shares with the supervisor: what runs in which slot since when, and counts.
-
-    Written by the child only. Different slots may be written from different threads; `count`, `beat` and
-    `memory` from one thread at a time.
-    """
-
-    def __init__(self, fd: int, slots: int) -> None:
-        """Map a board that was made for that many slots. The descriptor may be closed afterwards."""
-        self.slots = slots
-        self._map = mmap.mmap(fd, board_size(slots))
-        self._sequence = count(1)
-        self._done = 0
-        self._failed = 0
-
-    def begin(
-        self, slot: int, key: bytes, name: bytes, started: float, soft_at: float, hard_at: float
-    ) -> None:
-        """A run starts in a slot. Times are `clock.monotonic`; 0.0 is a limit that is kept elsewhere.
-
-        `soft_at`: the supervisor sends SIGUSR1. `hard_at`: it kills the process, and the run comes back
-        with the verdict `time_limit:<seconds>`. `name` is cut at 63 bytes.
-        """
-        number = next(self._sequence)
-        _SLOT.pack_into(
-            self._map, _FIRST_SLOT + slot * _SLOT.size, number, soft_at, hard_at, key, name, started, number
-        )
-
-    def end(self, slot: int) -> None:
-        """Nothing runs in the slot any more: what was there no longer counts as started."""
-        _FLOAT.pack_into(self._map, _FIRST_SLOT + slot * _SLOT.size + _STARTED_AT, 0.0)
-
-    def count(self, done: int, failed: int) -> None:
-        """So many more runs have ended, and so many of them failed."""
-        self._done += done
-        self._failed += failed
-        _COUNTS.pack_into(self._map, 0, self._done, self._failed)
-
-    def beat(self, now: float) -> None:
-        """The child's loop has come round at that time (monotonic)."""
-        _FLOAT.pack_into(self._map, _BEAT_AT, now)
-
-    def memory(self, kib: int) -> None:
-        """The child's resident memory, where the supervisor cannot see it itself."""
-        _NUMBER.pack_into(self._map, _MEMORY_AT, kib)
-
-    def read(self) -> ChildSnapshot:
-        """What is on the board now. A run that starts or ends while this looks may be seen or not."""
-        done, failed, memory, beat_at = _HEADER.unpack_from(self._map)
-        records = _SLOT.iter_unpack(self._map[_FIRST_SLOT : _FIRST_SLOT + self.slots * _SLOT.size])
-        runs = tuple(
-            RunSnapshot(slot, first, key, name.decode(errors="replace"), started, soft_at, hard_at)
-            for slot, (first, soft_at, hard_at, key, name, started, last) in enumerate(records)
-            if started and first == last
-        )
-        return ChildSnapshot(done, failed, memory, beat_at, runs)
-
-    def close(self) -> None:
-        """Unmap the memory. Idempotent."""
-        self._map.close()
-
-
-def board_size(slots: int) -> int:
-    """Bytes of a board for that many slots."""
-    return _FIRST_SLOT + slots * _SLOT.size
-
-
-def board_fd(slots: int) -> int:
-    """A new descriptor of memory for a board, all idle. The caller closes it."""
-    if hasattr(os, "memfd_create"):
-        fd = os.memfd_create("celeriac-board")
-    else:
-        path = f"{os.environ.get('TMPDIR', '/tmp')}/celeriac-board-{os.urandom(16).hex()}"
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        os.unlink(path)
-    os.ftruncate(fd, board_size(slots))
-    return fd

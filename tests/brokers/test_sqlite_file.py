@@ -20,7 +20,7 @@ import pytest
 
 from celeriac import clock
 from celeriac.brokers import connect
-from celeriac.brokers.contract import Ack, Broker, Consumer, Outgoing, Record, Settlement
+from celeriac.brokers.contract import Ack, Broker, Consumer, Outgoing, Record, Revocation, Settlement
 from celeriac.brokers.sqlite import SQLiteBroker
 from celeriac.exceptions import (
     BackendError,
@@ -371,6 +371,20 @@ class TestTrouble:
             connection.execute("PRAGMA user_version = 99")
         with pytest.raises(BrokerRefused, match="later Celeriac"):
             send(broker, "b")
+
+    def test_an_earlier_versions_file_gets_what_it_lacks(self, broker: SQLiteBroker, path: Path) -> None:
+        send(broker, "a")
+        broker.close()
+        with closing(sqlite3.connect(path)) as connection:
+            for table in ("revoked", "notices"):
+                connection.execute(f"DROP TABLE {table}")
+            connection.execute("PRAGMA user_version = 2")
+        listener = broker.listen(["fleet"])
+        broker.notify("fleet", b"x")
+        assert listener.wait(10.0) == [("fleet", b"x")]
+        assert broker.revoke("q", [Revocation(bytes(16))], 60.0) == []
+        assert broker.revoked("q") == [Revocation(bytes(16))]
+        assert drained(broker) == ["a"]
 
     def test_a_missing_directory_is_refused(self, tmp_path: Path) -> None:
         with pytest.raises(BrokerRefused, match="directory is missing"):

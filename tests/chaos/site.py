@@ -25,6 +25,7 @@ ROLES = {
     "prefork": ("-P", "prefork", "-c", "3"),
     "recycled": ("-P", "prefork", "-c", "2", "--max-tasks-per-child", "150"),
     "threads": ("-P", "threads", "-c", "5", "--processes", "2"),
+    "gevent": ("-P", "gevent", "-c", "20"),
     "solo": ("-P", "solo", "--processes", "2"),
 }
 #: The worker whose clock jumps.

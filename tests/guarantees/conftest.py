@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests import servers
+from tests.chaos.proxy import Network
 from tests.servers import PrivateRedis
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 
 # What it imports is on the path now.
 from tests.guarantees.ground import Ground
+from tests.guarantees.outages import Wire
 
 
 @pytest.fixture(params=("sqlite", "redis"))
@@ -36,3 +38,13 @@ def private_ground(private_redis: PrivateRedis, tmp_path: Path) -> Iterator[Grou
     ground = Ground(tmp_path, private_redis.url)
     yield ground
     ground.close()
+
+
+@pytest.fixture
+def wire(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wire]:
+    """A Redis server of the test's own, and a way to it that can be cut."""
+    with Network() as network:
+        wire = Wire(tmp_path_factory.mktemp("wire"), network)
+        yield wire
+        wire.operator.close()
+        wire.server.kill()

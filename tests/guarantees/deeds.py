@@ -6,11 +6,20 @@ import ctypes
 import os
 import signal
 import sys
+import threading
 import time
 from types import FrameType
 from typing import Any
 
 from workload import FOLDER, OutOfStock, app, note, wait_for_gate
+
+
+def hang(number: int, frame: FrameType | None) -> None:
+    """An application's signal handler that never returns: the main thread is stuck, and no other."""
+    threading.Event().wait()
+
+
+signal.signal(signal.SIGUSR2, hang)
 
 
 def die_after(calls: int) -> None:

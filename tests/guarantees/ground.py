@@ -21,7 +21,9 @@ class Ground(Site):
         self, *flags: str, ready: bool = True, environ: dict[str, str] | None = None, **settings: Any
     ) -> Worker:
         more = {"PYTHONPATH": python_path(Path(__file__).parent), **(environ or {})}
-        return super().worker("-I", "deeds", *flags, ready=ready, environ=more, **settings)
+        return super().worker(
+            "-I", "deeds", "worker_imports=eager", *flags, ready=ready, environ=more, **settings
+        )
 
     def do(self, deed: str, *args: Any, **options: Any) -> AsyncResult:
         """Send a task of `deeds`."""

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+import pytest
 from harness import WAIT, is_running, wait_until
 
 from celeriac import states
@@ -50,9 +51,10 @@ def test_p03_a_dead_machines_task_runs_elsewhere_within_two_leases(ground: Groun
     assert ground.runs(result) == 2
 
 
-def test_p03_a_worker_that_lost_its_lease_settles_nothing(ground: Ground):
+@pytest.mark.parametrize("pool", ["threads", "gevent", "asyncio"])
+def test_p03_a_worker_that_lost_its_lease_settles_nothing(ground: Ground, pool: str):
     """Neither its late result, nor its late failure, nor its late retry counts."""
-    paused = ground.worker("-P", "threads", "-c", "3", worker_lease=LEASE)
+    paused = ground.worker("-P", pool, "-c", "3", worker_lease=LEASE)
     results = {how: ground.do("ends", how, "gate") for how in ("return", "fail", "retry")}
     for result in results.values():
         ground.wait_note(result, "start")
@@ -60,7 +62,7 @@ def test_p03_a_worker_that_lost_its_lease_settles_nothing(ground: Ground):
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        ground.worker("-P", "threads", "-c", "3", worker_lease=LEASE)
+        ground.worker("-P", pool, "-c", "3", worker_lease=LEASE)
         for result in results.values():
             ground.wait_note(result, "start", 2)
         ground.open("gate")

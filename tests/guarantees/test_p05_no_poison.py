@@ -12,7 +12,7 @@ from tests.guarantees.ground import Ground
 GARBAGE = b"\xc1 this was never a message \xff" * 3
 
 
-@pytest.mark.parametrize("pool", ["prefork", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "asyncio"])
 def test_p05_poison_runs_three_times_and_its_neighbours_finish(ground: Ground, pool: str):
     before = [ground.send("add", n) for n in range(5)]
     poison = ground.send("dies", "SIGSEGV")

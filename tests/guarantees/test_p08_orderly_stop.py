@@ -18,7 +18,7 @@ from celeriac import group
 from tests.guarantees.ground import SLACK, Ground, elapsed
 
 
-@pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "asyncio"])
 def test_p08_a_stop_gives_back_within_a_second_and_finishes_what_runs(ground: Ground, pool: str):
     worker = ground.worker("-P", pool, "-c", "1", worker_prefetch_multiplier=5)
     running, *waiting = [ground.send("holds", "gate") for _ in range(4)]

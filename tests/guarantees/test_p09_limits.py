@@ -8,7 +8,7 @@ from harness import WAIT
 from celeriac.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 from tests.guarantees.ground import SLACK, Ground
 
-POOLS = pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+POOLS = pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "asyncio"])
 LIMIT = 0.6
 
 

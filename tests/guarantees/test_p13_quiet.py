@@ -35,8 +35,13 @@ def commands(redis: PrivateRedis, seconds: float) -> list[str]:
 
 @pytest.mark.parametrize(
     ("workers", "flags", "children"),
-    [(1, ("-c", "3"), 3), (3, ("-c", "1"), 3), (1, ("-P", "threads", "-c", "8"), 1)],
-    ids=["prefork", "fleet", "threads"],
+    [
+        (1, ("-c", "3"), 3),
+        (3, ("-c", "1"), 3),
+        (1, ("-P", "threads", "-c", "8"), 1),
+        (1, ("-P", "gevent", "-c", "8"), 1),
+    ],
+    ids=["prefork", "fleet", "threads", "gevent"],
 )
 def test_p13_an_idle_worker_sends_a_command_a_second_for_each_child_at_most(
     private_ground: Ground, private_redis: PrivateRedis, workers: int, flags: tuple[str, ...], children: int

@@ -8,7 +8,7 @@ from harness import WAIT, wait_until
 from celeriac import states
 from tests.guarantees.ground import Ground
 
-POOLS = pytest.mark.parametrize("pool", ["prefork", "solo", "threads"])
+POOLS = pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "asyncio"])
 
 #: A task, its arguments and options -> its state, and what it ends with.
 CALLS: list[tuple[str, tuple[object, ...], dict[str, object], str, object]] = [

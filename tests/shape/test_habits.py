@@ -22,17 +22,30 @@ BROAD = {
     "celeriac.workflow.follow": "error callbacks are user code",
     "celeriac.stored": "constructors and texts of users' exceptions",
     "celeriac.codecs": "parsers raise errors of every class; pickling runs user code",
+    "celeriac.aio_sending": "carries exceptions to the coroutine that waits",
+    "celeriac.aio_waiting": "carries exceptions to the coroutine that waits",
+    "celeriac.task_modules": "the import of a task module",
     "celeriac.loops": "carries an exception to the thread that waits for it",
+    "celeriac.dispatch": "receivers of signals are user code",
     "celeriac.events": "a listener must not break the flow",
     "celeriac.worker.template": "the application's import, and the end of a child",
     "celeriac.supervisor.leases": "whatever fails, the children's leases must be kept",
     "celeriac.cli.opening": "the application's import",
+    "celeriac.pools.asyncio": "a fault in a run ends the process",
+    "celeriac.pools.gevent": "a fault in a slot ends the process",
+    "celeriac.pools.gevent_coroutines": "carries exceptions between a coroutine and the greenlet that waits for it",
     "celeriac.pools.threads": "a fault in a slot ends the process",
+    "celeriac.pools.told": "hands exceptions of the loop to the coroutine that they are for",
     "celeriac.logs": "texts of users' values",
     "celeriac.log_output": "texts of users' exceptions; logging's own rule that a line breaks nothing",
 }
 #: Registries that a process fills at its start, and constants that their type calls mutable.
-REGISTRIES = {"celeriac.events": {"BUS"}, "celeriac.context": {"APPS"}, "celeriac.loops": {"_LOOPS"}}
+REGISTRIES = {
+    "celeriac.events": {"BUS"},
+    "celeriac.context": {"APPS"},
+    "celeriac.loops": {"_LOOPS"},
+    "celeriac.pools.gevent_coroutines": {"_THREADS"},
+}
 
 
 def is_broad(handler: ast.ExceptHandler) -> bool:

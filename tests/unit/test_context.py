@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import secrets
 import threading
+from collections.abc import Callable, Sequence
 
 import pytest
 
-from celeriac import Celeriac, context, current_app, current_task
-from celeriac.brokers.contract import Delivery
+from celeriac import Celeriac, brokers, context, current_app, current_task, urls
+from celeriac.brokers.contract import Ack, Delivery, Outgoing, Record, Settlement
 from celeriac.context import Request
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.message import Message, Options, key_of, new_key, wire_id
+from celeriac.message import Message, Options, encode, key_of, new_key, wire_id
+from celeriac.results.memory import MemoryResults
 
 ROOT = "0192f0c0-0000-7000-8000-000000000001"
 
@@ -113,3 +116,42 @@ def test_a_message_that_was_put_back_is_redelivered() -> None:
     message = Message(new_key(), "t", options=Options(redelivered=True))
     assert Request(message, Delivery("q", b"", "me", 1)).delivery_info["redelivered"]
     assert not Request(Message(new_key(), "t"), Delivery("q", b"", "me", 1)).delivery_info["redelivered"]
+
+
+class Overtaken(MemoryResults):
+    """A store that is so slow that another worker stores the end before anything is put from here."""
+
+    def __init__(self, url: str, overtake: Callable[[], None]) -> None:
+        super().__init__(urls.parse(url), {})
+        self._overtake = overtake
+
+    def put(self, records: Sequence[Record]) -> None:
+        self._overtake()
+        super().put(records)
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_what_is_noted_on_the_way_replaces_no_end(is_shared: bool) -> None:
+    url = f"memory://{secrets.token_hex(8)}"
+    broker, store = (
+        brokers.connect(url),
+        MemoryResults(urls.parse(url if is_shared else url + "-results"), {}),
+    )
+    broker.send([Outgoing("celery", encode(Message(new_key(), "add")))], 1.0)
+    first, second = (broker.consumer(["celery"], name, lease=60.0, max_deliveries=3) for name in "ab")
+    (delivery,) = first.take(1, 1.0)
+    end, half = (Record(delivery.key, data) for data in (b"end", b"half"))
+
+    def overtake() -> None:
+        broker.surrender(["celery"], "a", {}, {}, 3)
+        for again in second.take(1, 0):
+            store.put([end])
+            second.settle([Settlement(again, Ack())])
+
+    one = Request(None, delivery)
+    one.holder = first
+    assert one.note(half, Overtaken(url, overtake) if is_shared else store)
+    assert store.get([delivery.key]) == {delivery.key: b"half"}
+    overtake()
+    assert not one.note(half, store)
+    assert store.get([delivery.key]) == {delivery.key: b"end"}

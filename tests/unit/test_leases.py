@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 
-from celeriac.brokers.contract import Casualty
+from celeriac import events
+from celeriac.brokers.contract import Casualty, Pruned
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.supervisor.leases import LeaseKeeper, Surrender, Terms
 
@@ -21,6 +22,8 @@ class Ledger:
         self.asked: list[tuple] = []
         self.away = False
         self.refusals = 0
+        #: What each call of `prune_dead` deletes.
+        self.prunable: list[Pruned] = []
 
     def _note(self, *asked) -> None:
         with self.changed:
@@ -38,6 +41,10 @@ class Ledger:
     def surrender(self, queues, owner, casualties, verdicts, max_deliveries):
         self._note("surrender", owner, dict(casualties), dict(verdicts))
         return 1
+
+    def prune_dead(self, queue, keep, lifetime):
+        self._note("prune", queue, keep, lifetime)
+        return self.prunable.pop() if self.prunable else Pruned()
 
     def close(self) -> None:
         self._note("close")
@@ -166,3 +173,42 @@ def test_the_condition_tells_for_how_long_the_broker_is_away():
 def test_closing_twice_or_before_the_start_is_harmless():
     keeper = LeaseKeeper(Ledger(), TERMS, lambda: None)
     assert keeper.close(0.1) and keeper.close(0.1)
+
+
+def test_dead_letters_are_looked_at_less_often_than_leases_are_renewed():
+    ledger = Ledger()
+    keeper = keeper_of(ledger, Terms(("one", "two"), 0.3, 3, dead_max=7, dead_lifetime=60.0))
+    ledger.wait(lambda: ledger.asked.count(("prune", "two", 7, 60.0)) >= 2)
+    assert keeper.close(5.0)
+    renewals = ledger.asked.count(("renew", ()))
+    assert renewals >= 4
+    assert ledger.asked[:3] == [("renew", ()), ("prune", "one", 7, 60.0), ("prune", "two", 7, 60.0)]
+
+
+def test_dead_letters_go_in_steps_and_each_step_is_told():
+    ledger, told = Ledger(), []
+    events.BUS.listen(events.DeadLettersEvicted, told.append)
+    oldest = bytes(16)
+    ledger.prunable = [Pruned(0, 3, oldest), Pruned(5, 0, oldest, is_more=True)]
+    keeper = keeper_of(ledger, Terms(("one",), 60.0, 3))
+    ledger.wait(lambda: len(ledger.asked) >= 3)
+    assert keeper.close(5.0)
+    events.BUS.forget(events.DeadLettersEvicted, told.append)
+    named = "00000000-0000-0000-0000-000000000000"
+    assert told == [
+        events.DeadLettersEvicted("one", 5, "age", named),
+        events.DeadLettersEvicted("one", 3, "count", named),
+    ]
+
+
+def test_dead_letters_that_cannot_be_looked_at_cost_no_lease():
+    class Refusing(Ledger):
+        def prune_dead(self, queue, keep, lifetime):
+            self._note("prune")
+            raise BrokerUnavailable("no")
+
+    ledger = Refusing()
+    keeper = keeper_of(ledger)
+    ledger.wait(lambda: ledger.asked.count(("renew", ())) >= 8)
+    assert keeper.close(5.0)
+    assert ledger.asked.count(("prune",)) <= 3

@@ -94,7 +94,18 @@ WORDINGS = [
         "ERROR",
         f"Hard time limit (10s) exceeded for proj.add[{ID}]",
     ),
+    (
+        events.TaskBlocksLoop(ID, "proj.add", 1.04, "/srv/proj.py:3, in add"),
+        "WARNING",
+        f"Task proj.add[{ID}] has blocked the event loop for 1.0s and keeps all other runs of this process waiting: "
+        "/srv/proj.py:3, in add",
+    ),
     (events.WorkerReady("celery@here"), "INFO", "celery@here ready."),
+    (
+        events.DeadLettersEvicted("mail", 7, "age", ID),
+        "WARNING",
+        "7 dead letters of queue mail were deleted: they had been kept for task_dead_letter_expires",
+    ),
 ]
 
 
@@ -111,7 +122,8 @@ def test_every_event_is_told():
             yield sub
             yield from below(sub)
 
-    told = logs.TELLERS.keys() | {events.TaskEvent}
+    # What the two tell, others tell in a line: that the message was sent, and how the run ended.
+    told = logs.TELLERS.keys() | {events.TaskEvent, events.TaskSending, events.TaskRan}
     assert [
         kind for kind in below(events.Event) if kind.__module__ == events.__name__ and kind not in told
     ] == []

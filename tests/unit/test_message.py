@@ -65,7 +65,7 @@ def test_every_option_arrives() -> None:
         priority=9, eta=1e9 + 0.5, expires=2e9, retries=3, root=key, parent="my own id", group="g", group_index=4,
         headers={"tenant": "é", "at": datetime(2026, 1, 1, tzinfo=UTC)}, stamps={"by": ["me"]},
         links=[{"task": "a", "args": [Decimal("1.5")]}], errbacks=[{"task": "b"}], chain=[{"task": "c"}, {"task": "d"}],
-        chord={"body": {"task": "e"}, "size": 10**30}, time_limit=10.0, soft_time_limit=5.5, ignore_result=False,
+        chord=[b"k" * 16, 3], join=["j", "list", True], time_limit=10.0, soft_time_limit=5.5, ignore_result=False,
         task_id="chosen", shadow="shown", reply_to="queue", unknown_since=1.0, replaced=2,
     )  # fmt: skip
     found = decode(encode(message_of(1, options=options)))

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import signal
 
+import msgspec
+
+from celeriac.board import RunSnapshot
 from celeriac.supervisor import plan
 from celeriac.supervisor.plan import (
     Begin,
@@ -20,7 +23,7 @@ from celeriac.supervisor.plan import (
     Wishes,
     decide,
 )
-from celeriac.wire import EXIT_FAILURE, EXIT_USAGE, RunSnapshot
+from celeriac.wire import EXIT_FAILURE, EXIT_USAGE
 
 LIMITS = Limits(start_timeout=60.0)
 
@@ -235,3 +238,35 @@ def test_a_child_that_is_to_go_may_settle_for_as_long_as_it_comes_round():
     assert decide([settling], Wishes(), LIMITS, 44.0)[0] == Kill(1, Why.HUNG)
     endless = a_child(1, state=State.LEAVING, quiet_at=10.0, heard_at=70.0)
     assert decide([endless], Wishes(), LIMITS, 70.0)[0] == Kill(1, Why.HUNG)
+
+
+# ---- revocations
+
+
+def test_a_run_that_is_condemned_is_ended_at_its_time():
+    child = a_child(runs=(a_run(b"a" * 16, 1), a_run(b"b" * 16, 2)), slots=2)
+    limits = Limits(condemned={b"a" * 16: 20.0, b"c" * 16: 10.0})
+    late = msgspec.structs.replace(child.runs[0], net=0.4)
+    assert decide([a_child(runs=(late,))], Wishes(), limits, 20.3) == []
+    assert decide([child], Wishes(), limits, 19.9) == []
+    assert Kill(1, Why.REVOKED, (child.runs[0],)) in decide([child], Wishes(), limits, 20.0)
+
+
+def test_a_run_ended_for_a_revocation_says_so_and_is_nobodys_harm():
+    revoked, neighbour = a_run(b"a" * 16, 1), a_run(b"b" * 16, 2)
+    death = Death(status=9, killed=Why.REVOKED, runs=(revoked, neighbour), overrun=(revoked,))
+    losses = plan.losses(death)
+    assert losses.crashed == () and losses.verdicts == {b"a" * 16: "revoked:terminated"}
+    assert "revoked" in plan.cause(death)
+
+
+def test_an_end_that_was_said_to_be_earlier_stays_so():
+    condemned = plan.condemn({b"a": 15.0}, [b"a", b"b"], 20.0, 10.0)
+    assert condemned == {b"a": 15.0, b"b": 20.0}
+    assert plan.condemn(condemned, [b"a"], 11.0, 11.0)[b"a"] == 11.0
+
+
+def test_ends_are_forgotten_after_their_time_and_bounded():
+    assert plan.condemn({b"a": 10.0, b"b": 12.0}, [b"c"], 20.0, 13.0) == {b"b": 12.0, b"c": 20.0}
+    keys = [str(n).encode() for n in range(plan.MOST_CONDEMNED + 10)]
+    assert list(plan.condemn({}, keys, 20.0, 10.0)) == keys[10:]

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, Task, chain, context, group, message
+from celeriac import Celeriac, Task, chain, context, message
 from celeriac.context import Request
 from celeriac.exceptions import Ignore, ImproperlyConfigured
 from celeriac.message import Message
@@ -89,7 +89,6 @@ def test_the_rest_of_its_chain_follows(first: Any, add: Any) -> None:
     [
         (lambda add: chain(), ImproperlyConfigured),
         (lambda add: add.s(1).set(chord={}), ImproperlyConfigured),
-        (lambda add: group(add.s(1)), NotImplementedError),
     ],
 )
 def test_what_cannot_take_its_place_is_an_error(first: Any, add: Any, make: Any, error: Any) -> None:

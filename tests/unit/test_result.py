@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, states
+from celeriac import Celeriac, message, states
 from celeriac.brokers.contract import Delivery
 from celeriac.context import Request, running
 from celeriac.exceptions import ResultNotStored, TimeoutError
@@ -151,9 +151,10 @@ def test_results_are_equal_by_id_and_plain_data_as_tuples(app: Celeriac) -> None
     assert one.as_list() == ["a", "p"]
 
 
-def test_revoking_is_not_silent(app: Celeriac) -> None:
-    with pytest.raises(NotImplementedError):
-        app.AsyncResult("a").revoke()
+def test_a_revoked_id_is_kept_by_the_broker(app: Celeriac) -> None:
+    app.AsyncResult("a").revoke()
+    ResultSet([app.AsyncResult("b")], app=app).revoke()
+    assert [one.key for one in app.broker.revoked("celery")] == [message.key_of("a"), message.key_of("b")]
 
 
 def test_coroutines_can_wait(app: Celeriac) -> None:
@@ -211,9 +212,9 @@ def test_a_group_of_tasks_that_keep_nothing_names_them(app: Celeriac) -> None:
 def test_a_group_result_can_be_saved(app: Celeriac) -> None:
     group = GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")], app=app)
     group.save()
-    assert GroupResult.restore("g", app) == group
+    assert GroupResult.restore("g", app=app) == group
     group.delete()
-    assert GroupResult.restore("g", app) is None
+    assert app.GroupResult.restore("g") is None
 
 
 def test_a_set_can_change(app: Celeriac) -> None:

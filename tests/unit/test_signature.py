@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, Signature, chain, group, maybe_signature, message, signature
+from celeriac import Celeriac, Signature, chain, chord, group, maybe_signature, message, signature
 from celeriac.context import Request
 from celeriac.exceptions import QueueNotFound, ResultNotStored
 from celeriac.outcome import Failure, Success
@@ -175,11 +177,15 @@ def test_chains_are_flattened_and_links_go_to_the_end(app: Celeriac, add: Any) -
     assert linked.args == [4, 50]
 
 
-def test_a_step_after_a_group_is_refused_for_now(add: Any) -> None:
-    with pytest.raises(NotImplementedError, match="chord"):
-        group(add.s(1)) | add.s(2)
-    with pytest.raises(NotImplementedError, match="chord"):
-        chain(group(add.s(1)), add.s(2))
+def test_a_step_after_a_group_makes_a_chord(add: Any) -> None:
+    whole = group(add.s(1), add.s(2)) | add.s(3)
+    assert isinstance(whole, chord)
+    assert [member.args for member in whole.tasks] == [(1,), (2,)]
+    assert whole.body.args == (3,)
+    longer = whole | add.s(4)
+    assert isinstance(longer.body, chain)
+    inside = chain(add.s(0), group(add.s(1), add.s(1)), add.s(2), add.s(3))
+    assert [step.subtask_type for step in inside.tasks] == [None, "chord"]
 
 
 def test_the_last_step_of_a_chain_keeps_its_result_when_asked(app: Celeriac) -> None:
@@ -256,3 +262,12 @@ def test_empty_ones_are_false(add: Any) -> None:
 def test_skew_spreads_a_group(add: Any) -> None:
     skewed = group(add.s(i) for i in range(3)).skew(start=1, step=2)
     assert [member.options["countdown"] for member in skewed.tasks] == [1, 3, 5]
+
+
+def test_a_pipe_makes_a_chain_where_nobody_has_asked_for_one_by_name() -> None:
+    program = (
+        "from celeriac import Celeriac; app = Celeriac('x', broker='memory://')\n"
+        "add = app.task(name='add')(lambda x: x); print(add.s(1) | add.s())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stderr == "" and "add(1) | add()" in done.stdout

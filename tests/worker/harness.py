@@ -14,9 +14,12 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -252,3 +255,47 @@ def _offspring(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             found += [int(child) for child in listing.read_text().split()]
     return [child for child in found if is_running(child)]
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+class Probe:
+    """Asks one worker how it is."""
+
+    def __init__(self) -> None:
+        self.port = free_port()
+        self.flags = ("--health", f"127.0.0.1:{self.port}")
+
+    def get(self, path: str) -> tuple[int, str]:
+        """The status and the text; (0, "") where nobody listens."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
+                return reply.status, reply.read().decode().rstrip("\n")
+        except urllib.error.HTTPError as exc:
+            with exc:
+                return exc.code, exc.read().decode().rstrip("\n")
+        except OSError:
+            return 0, ""
+
+    def wait(self, path: str, status: int, text: str, timeout: float = WAIT) -> float:
+        """Wait until it answers so; how long that took."""
+        started = time.monotonic()
+        wait_until(
+            lambda: (found := self.get(path))[0] == status and text in found[1],
+            lambda: f"{path}: {self.get(path)}",
+            timeout,
+        )
+        return time.monotonic() - started
+
+    def raw(self, data: bytes, *, end: bool = False) -> bytes:
+        """Everything that is answered to these bytes."""
+        with socket.create_connection(("127.0.0.1", self.port), 10) as conn:
+            conn.sendall(data)
+            if end:
+                conn.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(ConnectionResetError):
+                return b"".join(iter(lambda: conn.recv(65536), b""))
+            return b""

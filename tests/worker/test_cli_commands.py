@@ -9,12 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from celeriac import brokers, message, results, stored
+from celeriac import brokers, message, results, states, stored
 from celeriac.brokers.contract import Broker, Bury, Outgoing, Record, Settlement
-from celeriac.message import Message
+from celeriac.message import Message, Options
 from celeriac.stored import Stored
 
 PROJECT = """
@@ -54,16 +55,18 @@ class Shop:
         }
         return bare | {"NO_COLOR": "1"}
 
-    def send(self, task: str = "proj.add", queue: str = "mail", **options: float) -> str:
-        sent = Message(message.new_key(), task, (1, 2), {"to": "ann"})
+    def send(
+        self, task: str = "proj.add", queue: str = "mail", of_message: Any = None, **options: float
+    ) -> str:
+        sent = Message(message.new_key(), task, (1, 2), {"to": "ann"}, Options(**of_message or {}))
         self.broker.send([Outgoing(queue, message.encode(sent), **options)], 5.0)
         return sent.id
 
     def bury(
-        self, count: int, reason: str = "crashed", detail: str = "", task: str = "proj.add"
+        self, count: int, reason: str = "crashed", detail: str = "", task: str = "proj.add", **options: Any
     ) -> list[str]:
-        """So many dead letters."""
-        ids = [self.send(task) for _ in range(count)]
+        """So many dead letters; their messages have these options."""
+        ids = [self.send(task, of_message=options) for _ in range(count)]
         consumer = self.broker.consumer(["mail"], "undertaker", lease=30.0, max_deliveries=3)
         buried = 0
         while buried < count:
@@ -136,10 +139,19 @@ def test_queues_counts_what_is_where(shop):
     shop.send(due_at=time.time() + 600)
     shop.send(queue="slow")
     lines = shop.run("-A", "proj", "queues").splitlines()
-    assert lines[0].split() == ["queue", "ready", "scheduled", "running", "dead", "oldest"]
-    assert lines[1].split()[:5] == ["mail", "1", "1", "0", "2"]
+    assert lines[0].split() == ["queue", "ready", "scheduled", "running", "dead", "evicted", "oldest"]
+    assert lines[1].split()[:6] == ["mail", "1", "1", "0", "2", "0"]
     told = json.loads(shop.run("-A", "proj", "queues", "--json", "slow"))
     assert [(one["queue"], one["ready"], one["paused"]) for one in told] == [("slow", 1, False)]
+
+
+def test_evicted_dead_letters_are_shown(shop):
+    shop.bury(3)
+    shop.broker.prune_dead("mail", 1, None)
+    [told] = json.loads(shop.run("-A", "proj", "queues", "--json"))
+    assert (told["dead"], told["evicted"]) == (1, 2)
+    shop.run("-A", "proj", "dead", "list")
+    assert "2 older dead letters of mail were deleted" in shop.told
 
 
 def test_queues_of_a_misspelt_name_names_the_nearest(shop):
@@ -251,6 +263,18 @@ def test_ids_are_replayed_without_a_question(shop):
     assert shop.run("-A", "proj", "dead", "replay", first) == "Replayed 1 dead letter.\n"
     stats = shop.broker.stats("mail")
     assert (stats.ready, stats.dead) == (1, 1)
+
+
+@pytest.mark.parametrize("place", ["queues.sqlite", "results.sqlite"])
+def test_what_is_replayed_has_failed_no_more_nor_have_the_steps_behind_it(shop, place):
+    step = message.new_id()
+    (first,) = shop.bury(1, chain=[{"task": "proj.add", "options": {"task_id": step}}])
+    store = results.connect(f"sqlite:///{shop.path}/{place}")
+    keys = [message.key_of(first), message.key_of(step)]
+    store.put([Record(key, stored.encode(Stored(states.FAILURE, ValueError("no"))), 60.0) for key in keys])
+    shop.run("-A", "proj", "dead", "replay", first, CELERIAC_RESULT_BACKEND=f"sqlite:///{shop.path}/{place}")
+    assert store.get(keys) == {}
+    store.close()
 
 
 def test_a_filter_is_replayed_after_a_question_or_by_force(shop):

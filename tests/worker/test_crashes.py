@@ -157,10 +157,11 @@ def test_a_killed_template_is_replaced_and_no_task_is_lost(site: Site):
     assert worker.stop() == 0
 
 
-def test_a_last_chance_in_threads_is_run_without_neighbours(site: Site):
+@pytest.mark.parametrize("pool", ["threads", "gevent", "asyncio"])
+def test_a_last_chance_among_many_slots_is_run_without_neighbours(site: Site, pool: str):
     neighbours = [site.send("sleeps", 1.0) for _ in range(3)]
     poison = site.send("dies", "SIGKILL")
-    site.worker("-P", "threads", "-c", "4")
+    site.worker("-P", pool, "-c", "4")
     (letter,) = site.wait_dead()
     assert letter.key == key_of(poison.id)
     assert [result.get(timeout=WAIT) for result in neighbours] == ["slept"] * 3

@@ -2,68 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
 import socket
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import WAIT, Site, Worker, wait_until
+from harness import WAIT, Probe, Site, Worker, wait_until
 from tests.servers import PrivateRedis
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.supervisor import health
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-class Probe:
-    """Asks one worker how it is."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.flags = ("--health", f"127.0.0.1:{self.port}")
-
-    def get(self, path: str) -> tuple[int, str]:
-        """The status and the text; (0, "") where nobody listens."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as reply:
-                return reply.status, reply.read().decode().rstrip("\n")
-        except urllib.error.HTTPError as exc:
-            with exc:
-                return exc.code, exc.read().decode().rstrip("\n")
-        except OSError:
-            return 0, ""
-
-    def wait(self, path: str, status: int, text: str, timeout: float = WAIT) -> float:
-        """Wait until it answers so; how long that took."""
-        started = time.monotonic()
-        wait_until(
-            lambda: (found := self.get(path))[0] == status and text in found[1],
-            lambda: f"{path}: {self.get(path)}",
-            timeout,
-        )
-        return time.monotonic() - started
-
-    def raw(self, data: bytes, *, end: bool = False) -> bytes:
-        """Everything that is answered to these bytes."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as conn:
-            conn.sendall(data)
-            if end:
-                conn.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(ConnectionResetError):
-                return b"".join(iter(lambda: conn.recv(65536), b""))
-            return b""
 
 
 @pytest.fixture
@@ -100,7 +52,7 @@ def test_while_the_application_is_imported_a_worker_is_live_and_not_ready(sqlite
         "while not pathlib.Path('imported').exists(): time.sleep(0.01)\n"
         "from workload import app\n"
     )
-    worker = sqlite_site.worker("-I", "slow", "-c", "1", *probe.flags, ready=False)
+    worker = sqlite_site.worker("-I", "slow", "worker_imports=eager", "-c", "1", *probe.flags, ready=False)
     probe.wait("/live", 200, "live")
     assert probe.get("/ready") == (503, "not ready: the application is being imported")
     sqlite_site.open("imported")
@@ -198,6 +150,7 @@ def test_the_status_tells_children_and_what_they_run(sqlite_site: Site, probe: P
 
 def test_a_probe_costs_little(sqlite_site: Site, probe: Probe):
     worker = sqlite_site.worker("-c", "2", *probe.flags)
+    probe.wait("/ready", 200, "ready")
     before = cpu_seconds(worker)
     for _ in range(500):
         assert probe.get("/live")[0] == probe.get("/ready")[0] == 200

@@ -8,7 +8,7 @@ from harness import WAIT, Site, wait_until
 from celeriac import states
 from celeriac.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
-POOLS = (("prefork", "1"), ("solo", "1"), ("threads", "2"))
+POOLS = (("prefork", "1"), ("solo", "1"), ("threads", "2"), ("gevent", "2"), ("asyncio", "2"))
 #: Limits hold to half a second; a loaded machine is given more before a test fails.
 LENIENT = 4.0
 
@@ -35,6 +35,7 @@ def test_a_hard_limit_ends_any_run(pool: Site, name: str):
     assert 0.5 <= pool.notes(after)[0]["at"] - started < 0.6 + 0.5 + LENIENT
     pool.wait_empty()
     assert len(pool.notes(result, "start")) == 1 and pool.stats().dead == 0
+    pool.workers[0].wait_log(f"Hard time limit (0.6s) exceeded for workload.{name}[{result.id}]")
 
 
 @pytest.mark.parametrize("name", ["spins", "sleeps"])
@@ -87,11 +88,20 @@ def test_other_threads_finish_when_one_overruns(site: Site):
     assert "exited prematurely" not in worker.log()
 
 
-def test_threads_run_again_where_one_lets_none_come_round(site: Site):
-    site.worker("-P", "threads", "-c", "2")
+@pytest.mark.parametrize(
+    ("pool", "name"),
+    [
+        ("threads", "keeps_the_interpreter"),
+        ("gevent", "keeps_the_interpreter"),
+        ("gevent", "spins"),
+        ("asyncio", "keeps_the_interpreter"),
+    ],
+)
+def test_neighbours_run_again_where_one_lets_none_come_round(site: Site, pool: str, name: str):
+    site.worker("-P", pool, "-c", "2")
     neighbour = site.send("holds", "gate")
     site.wait_note(neighbour, "start")
-    overrun = site.call("keeps_the_interpreter", 1, time_limit=0.4)
+    overrun = site.call(name, 8, time_limit=0.4)
     with pytest.raises(TimeLimitExceeded):
         overrun.get(timeout=WAIT)
     again = site.wait_note(neighbour, "start", 2)

@@ -8,7 +8,9 @@ import pytest
 from harness import WAIT, Site, wait_until
 
 
-@pytest.mark.parametrize(("pool", "processes"), [("prefork", 3), ("threads", 1)])
+@pytest.mark.parametrize(
+    ("pool", "processes"), [("prefork", 3), ("threads", 1), ("gevent", 1), ("asyncio", 1)]
+)
 def test_a_pool_runs_as_many_at_once_as_it_says(site: Site, pool: str, processes: int):
     site.worker("-P", pool, "-c", "3")
     results = [site.send("holds", "gate") for _ in range(4)]
@@ -21,8 +23,9 @@ def test_a_pool_runs_as_many_at_once_as_it_says(site: Site, pool: str, processes
     assert len(site.notes(what="start")) == 4
 
 
-def test_more_processes_of_threads(site: Site):
-    worker = site.worker("-P", "threads", "-c", "2", "--processes", "2")
+@pytest.mark.parametrize("pool", ["threads", "gevent", "asyncio"])
+def test_more_processes_of_many_slots(site: Site, pool: str):
+    worker = site.worker("-P", pool, "-c", "2", "--processes", "2")
     assert len(worker.children()) == 2
     for _ in range(4):
         site.send("holds", "gate")
@@ -30,7 +33,7 @@ def test_more_processes_of_threads(site: Site):
     assert len({note["pid"] for note in site.notes(what="start")}) == 2
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "asyncio"])
 def test_coroutines_run_in_every_pool(sqlite_site: Site, pool: str):
     sqlite_site.worker("-P", pool, "-c", "2")
     results = [sqlite_site.send("sums_later", n, 1) for n in range(5)]
@@ -39,7 +42,7 @@ def test_coroutines_run_in_every_pool(sqlite_site: Site, pool: str):
         sqlite_site.send("fails_later").get(timeout=WAIT)
 
 
-@pytest.mark.parametrize("pool", ["solo", "threads"])
+@pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "asyncio"])
 def test_leaving_the_interpreter_fails_the_task_only_in_every_pool(sqlite_site: Site, pool: str):
     worker = sqlite_site.worker("-P", pool, "-c", "1")
     children = worker.children()
@@ -49,7 +52,11 @@ def test_leaving_the_interpreter_fails_the_task_only_in_every_pool(sqlite_site: 
     assert worker.children() == children
 
 
-@pytest.mark.parametrize("flags", [("-c", "2"), ("-P", "threads", "-c", "4")], ids=["prefork", "threads"])
+@pytest.mark.parametrize(
+    "flags",
+    [("-c", "2"), ("-P", "threads", "-c", "4"), ("-P", "gevent", "-c", "4"), ("-P", "asyncio", "-c", "4")],
+    ids=["prefork", "threads", "gevent", "asyncio"],
+)
 def test_recycling_children_neither_loses_nor_doubles_tasks(site: Site, flags: tuple[str, ...]):
     results = [site.send("plain", n) for n in range(60)]
     worker = site.worker(*flags, "--max-tasks-per-child", "5")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -116,6 +118,35 @@ def test_a_result_store_that_is_away_fails_no_send_and_loses_no_result(
     assert result.get(timeout=WAIT) == 3
     site.wait_empty()
     assert len(site.notes(result)) == 1
+    site.close()
+
+
+@contextlib.contextmanager
+def stopped(server: PrivateRedis) -> Iterator[None]:
+    server.stop()
+    yield
+    server.start()
+
+
+@pytest.mark.parametrize("is_away", [stopped, PrivateRedis.frozen], ids=["gone", "hangs"])
+def test_a_result_store_that_is_away_holds_up_no_run_for_its_started_state(
+    private_redis: PrivateRedis,
+    tmp_path: Path,
+    is_away: Callable[[PrivateRedis], AbstractContextManager[None]],
+):
+    results = f"{private_redis.url}?socket_timeout=1"
+    site = Site(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite", result_backend=results)
+    worker = site.worker("-c", "1")
+    with is_away(private_redis):
+        result = site.send("tracked", "gate")
+        worker.wait_log("its state STARTED was not stored")
+        assert site.stats().running == 1
+        site.open("gate")
+        # It has run, and its end waits for the store.
+        worker.wait_log("Cannot connect to")
+    assert result.get(timeout=WAIT)
+    site.wait_empty()
+    assert "received" in worker.log() and worker.log().count("STARTED") == 1 and site.stats().dead == 0
     site.close()
 
 

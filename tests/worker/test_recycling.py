@@ -30,13 +30,15 @@ def grows(mib, gate):
     return os.getpid()
 """
 POOLS = pytest.mark.parametrize(
-    "pool", [("-c", "2"), ("-P", "threads", "-c", "4")], ids=["prefork", "threads"]
+    "pool",
+    [("-c", "2"), ("-P", "threads", "-c", "4"), ("-P", "gevent", "-c", "4"), ("-P", "asyncio", "-c", "4")],
+    ids=["prefork", "threads", "gevent", "asyncio"],
 )
 
 
 def growing(site: Site, *flags: str, **settings: object) -> Worker:
     (site.folder / "growth.py").write_text(GROWTH)
-    return site.worker("-I", "growth", *flags, **settings)
+    return site.worker("-I", "growth", "worker_imports=eager", *flags, **settings)
 
 
 def grow(site: Site, mib: int, gate: str) -> AsyncResult:
@@ -83,7 +85,7 @@ def test_above_a_memory_limit_a_child_is_replaced_when_its_task_has_ended(site: 
     old = site.wait_note(result, "grown")["pid"]
     before = set(worker.children())
     wait_until(lambda: set(worker.children()) - before, site.told)
-    if "threads" in pool:
+    if "-P" in pool:
         worker.wait_log(f"(pid {old}) is recycled: memory: ")
     # Its task goes on for as long as it likes, while others take what comes.
     results = [site.send("plain", n) for n in range(50)]
@@ -116,7 +118,14 @@ def test_far_above_it_a_child_is_killed_and_its_task_ends_as_a_dead_letter(site:
 
 
 @pytest.mark.parametrize(
-    "pool", [("-c", "4"), ("-P", "threads", "-c", "2", "--processes", "4")], ids=["prefork", "threads"]
+    "pool",
+    [
+        ("-c", "4"),
+        ("-P", "threads", "-c", "2", "--processes", "4"),
+        ("-P", "gevent", "-c", "2", "--processes", "4"),
+        ("-P", "asyncio", "-c", "2", "--processes", "4"),
+    ],
+    ids=["prefork", "threads", "gevent", "asyncio"],
 )
 def test_at_an_age_with_a_spread_and_the_replacement_up_first(site: Site, pool: tuple[str, ...]):
     age = ("--max-age-per-child", "1", "--max-age-variance", "2")

@@ -103,6 +103,31 @@ def test_a_state_of_the_tasks_own_is_seen(shared: Site):
     assert result.get(timeout=WAIT) == "whole" and result.state == states.SUCCESS
 
 
+def test_the_latest_progress_is_seen_while_the_run_goes_on(shared: Site):
+    gate = f"told-{time.monotonic()}"
+    result = shared.send("tells_progress", gate, 5000)
+    wait_until(lambda: result.info == {"current": 5000, "total": 5000, "message": "step 5000"}, shared.told)
+    assert result.state == "PROGRESS"
+    shared.open(gate)
+    assert result.get(timeout=WAIT) == "whole" and result.state == states.SUCCESS
+
+
+def test_progress_is_stored_once_a_second_however_often_it_is_told(shared: Site):
+    gate = f"often-{time.monotonic()}"
+    shared.open(gate)
+    seen = []
+    result = shared.send("tells_progress", gate, 5000, 2.5)
+    assert result.get(timeout=WAIT, on_message=lambda meta: seen.append(meta["result"])) == "whole"
+    told = shared.wait_note(result, "told")["current"]
+    assert told >= 5000
+    assert seen[-1] == "whole" and 2 <= len(seen) - 1 <= 5, (told, seen)
+
+
+def test_a_task_that_tells_its_progress_keeps_its_end(shared: Site):
+    result = shared.app.AsyncResult(shared.send("tells_progress_quietly").id)
+    assert result.get(timeout=WAIT) == "kept"
+
+
 def test_a_result_can_be_forgotten(shared: Site):
     result = shared.send("add", 1, 2)
     assert result.get(timeout=WAIT) == 3
@@ -123,6 +148,16 @@ def test_extended_results_tell_how_they_came_about(site: Site):
     assert result.get(timeout=WAIT) == 3
     assert (result.name, result.args, result.kwargs) == ("workload.add", [1], {"y": 2})
     assert (result.worker, result.queue, result.retries) == ("w1@test", "celery", 0)
+
+
+def test_an_end_that_is_kept_elsewhere_is_not_followed_by_progress(site: Site):
+    site.app.conf.result_backend = f"sqlite:///{site.folder}/results.sqlite"
+    site.worker("-c", "2", result_backend=site.app.conf.result_backend)
+    sent = [site.send("tells_progress", "open", 20) for _ in range(20)]
+    site.open("open")
+    assert [result.get(timeout=WAIT) for result in sent] == ["whole"] * 20
+    site.wait_empty()
+    assert {site.app.AsyncResult(result.id).state for result in sent} == {states.SUCCESS}
 
 
 def test_results_can_be_kept_elsewhere(site: Site):

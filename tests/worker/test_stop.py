@@ -103,11 +103,13 @@ def test_a_stop_in_a_backlog_runs_nothing_twice_and_loses_nothing(site: Site):
     assert sorted(ran) == sorted(result.id for result in results)
 
 
-def test_threads_finish_what_they_run(site: Site):
-    worker = site.worker("-P", "threads", "-c", "4")
+@pytest.mark.parametrize("pool", ["threads", "gevent", "asyncio"])
+def test_all_slots_finish_what_they_run(site: Site, pool: str):
+    worker = site.worker("-P", pool, "-c", "4")
     results = [site.send("holds", "gate") for _ in range(6)]
     wait_until(lambda: len(site.notes(what="start")) == 4, site.told)
     worker.send_signal(signal.SIGTERM)
+    worker.wait_log("stopping")
     wait_until(lambda: site.stats().ready == 2, site.told)
     site.open("gate")
     assert worker.exit_code() == 0

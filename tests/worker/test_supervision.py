@@ -35,7 +35,7 @@ def fragile(private_redis: PrivateRedis, tmp_path: Path) -> Iterator[Site]:
 def changing(site: Site, *flags: str) -> Worker:
     (site.folder / "changing.py").write_text(CHANGING)
     change(site)
-    return site.worker("-I", "changing", *flags)
+    return site.worker("-I", "changing", "worker_imports=eager", *flags)
 
 
 def change(site: Site, code: str = "", **settings: object) -> None:
@@ -67,7 +67,7 @@ def test_a_reload_that_fails_keeps_what_there_is(sqlite_site: Site, code: str):
     tree = worker.tree()
     change(sqlite_site, code)
     worker.send_signal(signal.SIGHUP)
-    worker.wait_log("cannot be loaded anew")
+    worker.wait_log("cannot be loaded now")
     assert sqlite_site.send("add", 1).get(timeout=WAIT) == 2
     wait_until(lambda: sorted(worker.tree()) == sorted(tree), worker.log)
     change(sqlite_site)
@@ -183,6 +183,6 @@ def test_how_long_the_import_may_take_is_said_on_the_command_line_or_in_the_envi
     (sqlite_site.folder / "endless.py").write_text("import time\nwhile True: time.sleep(1)\n")
     pairs = ("worker.proc_alive_timeout=0.7",) if how == "pair" else ()
     environ = {"CELERIAC_WORKER_PROC_ALIVE_TIMEOUT": "0.7"} if how == "variable" else {}
-    worker = sqlite_site.worker("-I", "endless", *pairs, environ=environ, ready=False)
+    worker = sqlite_site.worker("-I", "endless", "worker_imports=eager", *pairs, environ=environ, ready=False)
     assert worker.exit_code() == 1
     assert "importing the application took longer than 0.7 seconds" in worker.log()

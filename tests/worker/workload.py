@@ -16,11 +16,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from celeriac import Celeriac, Task, context
-from celeriac.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+from celeriac.exceptions import Ignore, Reject, SoftTimeLimitExceeded, Terminated
 
 #: The folder in which tasks write notes and look for gates; set in a worker only.
 FOLDER = Path(os.environ.get("WORKLOAD_FOLDER", "."))
@@ -98,6 +99,16 @@ def plain_failure() -> None:
     raise ValueError("nobody asked")
 
 
+@task()
+def total(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@task()
+def mark_error(task_id: str) -> None:
+    note(f"error of {task_id}")
+
+
 @task(bind=True)
 def about(self: Any) -> dict[str, Any]:
     request = self.request
@@ -147,6 +158,25 @@ def progresses(self: Any, gate: str) -> str:
     note("progress")
     wait_for_gate(gate)
     return "whole"
+
+
+@task(bind=True)
+def tells_progress(self: Any, gate: str, total: int, seconds: float = 0.0) -> str:
+    """Tells as often as it can for some seconds, at least `total` times, and then nothing more."""
+    until = time.monotonic() + seconds
+    current = 0
+    while current < total or time.monotonic() < until:
+        current += 1
+        self.progress(current, total, f"step {current}")
+    note("told", current=current)
+    wait_for_gate(gate)
+    return "whole"
+
+
+@task(bind=True, ignore_result=True)
+def tells_progress_quietly(self: Any) -> str:
+    self.progress(1, message="begun")
+    return "kept"
 
 
 @task()
@@ -305,6 +335,14 @@ def sleeps(seconds: float) -> str:
     return "slept"
 
 
+@task(bind=True)
+def counts_waiting(self: Any, seconds: float) -> dict[str, int]:
+    """How many messages wait and how many are out, at its beginning; it sleeps then."""
+    stats = self.app.broker.stats(self.request.delivery.queue)
+    time.sleep(seconds)
+    return {"ready": stats.ready, "running": stats.running}
+
+
 @task()
 def spins(seconds: float) -> str:
     note("start")
@@ -354,6 +392,172 @@ def cleans_up(seconds: float) -> str:
     return "not told"
 
 
+# -- coroutines -----------------------------------------------------------------------------------------------
+
+#: Set by a run that was told to; another run must not see it.
+COLOR: ContextVar[str] = ContextVar("color", default="none")
+
+
+async def wait_for_gate_awaiting(gate: str, seconds: float = 60.0) -> None:
+    """As `wait_for_gate`, for coroutines."""
+    until = time.monotonic() + seconds
+    while not (FOLDER / gate).exists() and time.monotonic() < until:
+        await asyncio.sleep(0.005)
+
+
+@task(bind=True)
+async def awaits(self: Any, gate: str) -> int:
+    note("start", crashes=self.request.delivery.crashes)
+    await wait_for_gate_awaiting(gate)
+    note("end")
+    return os.getpid()
+
+
+@task(acks_late=False)
+async def awaits_once(gate: str) -> int:
+    note("start")
+    await wait_for_gate_awaiting(gate)
+    return os.getpid()
+
+
+@task()
+async def awaits_long(seconds: float) -> str:
+    note("start")
+    try:
+        await asyncio.gather(asyncio.sleep(seconds), asyncio.Event().wait())
+    finally:
+        note("left")
+    return "slept"
+
+
+@task()
+async def awaits_and_cleans_up(seconds: float) -> str:
+    note("start")
+    try:
+        async with asyncio.timeout(2 * seconds):
+            await asyncio.sleep(seconds)
+    except SoftTimeLimitExceeded:
+        note("caught")
+        await asyncio.sleep(0.01)
+        return "cleaned up"
+    return "not told"
+
+
+@task()
+async def awaits_and_catches_all(seconds: float) -> str:
+    note("start")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            await asyncio.sleep(0.01)
+        except BaseException as exc:
+            note("caught", error=type(exc).__name__)
+    return "caught all"
+
+
+@task()
+async def spins_awaited(seconds: float) -> str:
+    note("start")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
+    return "spun"
+
+
+@task()
+async def blocks_loop(seconds: float) -> str:
+    note("start")
+    time.sleep(seconds)
+    note("end")
+    return "blocked"
+
+
+@task()
+async def paints(color: str | None, gate: str) -> str:
+    """The colour of this run, behind a wait in which others paint theirs."""
+    if color is not None:
+        COLOR.set(color)
+    note("start")
+    await wait_for_gate_awaiting(gate)
+    found = [COLOR.get(), await asyncio.create_task(_color()), context.current_task().request.id]
+    note("painted", found=found)
+    return found[0]
+
+
+async def _color() -> str:
+    return COLOR.get()
+
+
+@task(bind=True, max_retries=3)
+async def retries_awaited(self: Any, retries: int) -> int:
+    note("run")
+    await asyncio.sleep(0)
+    if self.request.retries < retries:
+        raise self.retry(countdown=0)
+    return int(self.request.retries)
+
+
+@task(bind=True)
+async def ends_awaited(self: Any, how: str) -> str:
+    note("run")
+    await asyncio.sleep(0)
+    match how:
+        case "ignore":
+            raise Ignore
+        case "reject":
+            raise Reject("not today")
+        case "exit":
+            sys.exit(3)
+        case "cancel":
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            await asyncio.sleep(1)
+        case "stop":
+            asyncio.get_running_loop().call_soon(asyncio.get_running_loop().stop)
+            await asyncio.sleep(0.05)
+        case "stray":
+            asyncio.get_running_loop().call_soon(sys.exit, 3)
+            await asyncio.sleep(0.05)
+        case _:
+            raise OutOfStock(how, 1)
+    return how
+
+
+@task(bind=True)
+async def sends_awaited(self: Any) -> str:
+    result = await self.app.tasks["workload.about"].adelay()
+    return str(result.id)
+
+
+@task()
+async def waits_in_a_coroutine(seconds: float) -> str:
+    note("start")
+    try:
+        await asyncio.sleep(seconds)
+    except (SoftTimeLimitExceeded, Terminated):
+        await asyncio.sleep(0.01)
+        note("told")
+        raise
+    return "not told"
+
+
+@task(autoretry_for=(Exception,), max_retries=None)
+def ends_in_order(seconds: float, answer: str = "") -> str:
+    note("start")
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            time.sleep(0.01)
+        except Exception:
+            note("not for me")
+        except Terminated:
+            note("told")
+            if answer == "fail":
+                raise OutOfStock("time", 1) from None
+            if answer:
+                return answer
+            raise
+
+
 # -- what kills its process -----------------------------------------------------------------------------------
 
 
@@ -384,6 +588,20 @@ def dies_and_fails() -> None:
 
 
 # -- classes --------------------------------------------------------------------------------------------------
+
+
+class Deadly(Task[Any, Any]):
+    """A base whose hook kills its process."""
+
+    def on_failure(self, exc: Exception, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+        time.sleep(10)
+
+
+@task(base=Deadly)
+def dies_and_so_does_its_hook() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(10)
 
 
 class Hooked(Task[Any, Any]):
@@ -418,6 +636,19 @@ class Multiply(Hooked):
 
     def run(self, x: int, y: int) -> int:
         return x * y
+
+
+class Painted(Hooked):
+    """A base whose hook paints."""
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        COLOR.set("of the hook")
+
+
+@task(base=Painted)
+async def is_painted() -> str:
+    await asyncio.sleep(0)
+    return COLOR.get()
 
 
 @task(base=Hooked, bind=True, max_retries=1)

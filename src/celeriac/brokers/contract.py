@@ -9,10 +9,13 @@ How deliveries stay safe, on every broker:
   no longer in its owner's holding under that number: the lease ended and the message went elsewhere.
 - **Crash count.** Kept by the broker, apart from the message: a delivery that ended with a dead process
   adds one and a `Casualty`. The message is delivered again at once after the first, then after growing pauses
-  (`crash_pause`); at `max_deliveries` it goes to the dead letters. Giving back (`Release`, `Broker.surrender` of
-  what was not started) counts nothing.
+  (`crash_pause`); at `max_deliveries` it is delivered once more, with the verdict `crashed`, for a worker to bury it:
+  only a worker can store its failure and send what follows. What kills that worker too, is buried by the broker after
+  `LAST_TRIES` of these. Giving back (`Release`, `Broker.surrender` of what was not started) counts nothing.
 - **Suspects.** A message with a crash behind it is delivered alone, never in a batch, so that it can take
   nobody else's good name with it.
+- **Revocation.** Kept by the broker, so that it holds with all workers down and for those that start later: a revoked
+  message is delivered alone, with the verdict `revoked`, whichever way it comes.
 - **Amnesty.** When nobody has done housekeeping on a queue for half a lease (the server or the whole
   fleet was away, or the clock jumped), leases are lengthened rather than ended.
 
@@ -31,6 +34,10 @@ import msgspec
 
 #: Priorities are whole numbers; a higher one is taken first.
 HIGHEST_PRIORITY = 9
+#: The verdict, with a colon and details, on a message that has ended too many processes; the reason of its dead letter.
+CRASHED = "crashed"
+#: So many times a worker may die while it buries such a message; then the broker does.
+LAST_TRIES = 3
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
@@ -56,7 +63,9 @@ class Delivery(msgspec.Struct, frozen=True, eq=False, gc=False):
     """A message that we hold, and the proof that we hold it.
 
     `verdict` is set where it is already decided how this message ends (`time_limit:<seconds>`: a hard limit killed its
-    run; `worker_lost:<cause>`: see `Consumer.commit`): it must not run again, the executor settles it accordingly.
+    run; `worker_lost:<cause>`: see `Consumer.commit`; `crashed:<detail>`: to be buried with that reason and detail;
+    `revoked`, or `revoked:terminated` where its run was ended for it): it must not run again, the executor settles it
+    accordingly.
     """
 
     queue: str
@@ -77,12 +86,47 @@ def crash_pause(crashes: int) -> float:
     return 0.0 if crashes < 2 else min(60.0, 4.0 ** (crashes - 2))
 
 
+def crash_detail(casualties: Sequence[Casualty]) -> str:
+    """Why a message with these behind it is buried, for people."""
+    return f"its process died {len(casualties)} times, last by {casualties[-1].cause}"
+
+
+def is_given_up(crashes: int, verdict: str | None, max_deliveries: int) -> bool:
+    """Whether even its burial has killed too many: then the broker buries it, and nobody else is told."""
+    judged = verdict is not None and verdict.startswith(CRASHED)
+    return judged and crashes >= max_deliveries + LAST_TRIES
+
+
 class Record(msgspec.Struct, frozen=True, gc=False):
     """A result to be stored with a settlement: the store's own bytes for a key, and for how long (seconds)."""
 
     key: bytes
     data: bytes
     ttl: float | None = None
+
+
+#: How long a join is kept that is never completed or never used (seconds).
+JOIN_TTL = 30 * 86400.0
+
+
+class Join(msgspec.Struct, frozen=True):
+    """A message that is sent once: when results for `size` places, 0 to size - 1, have come (a chord's body).
+
+    `size` None: not known yet. `delay`: it is due so many seconds after that; None: as `outgoing` says.
+    """
+
+    key: bytes
+    outgoing: Outgoing
+    size: int | None = None
+    delay: float | None = None
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """A result that comes to a join. A place counts once, however often its result comes; the first one stays."""
+
+    join: bytes
+    place: int
+    data: bytes
 
 
 class Ack(msgspec.Struct, frozen=True):
@@ -122,17 +166,24 @@ Action = Ack | Release | Replace | PutBack | Bury
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How one delivery ends: its result is stored, its follow-ups are sent, then the action is taken.
 
-    `records` may be given only to a broker that shares its `place` with the result store.
+    An arrival that completes its join sends the join's message with the follow-ups; `joins` names those that end
+    because their results have been used. These and `records` may be given only to a broker that shares its
+    `place` with the result store.
     """
 
     delivery: Delivery
     action: Action
     sends: Sequence[Outgoing] = ()
     records: Sequence[Record] = ()
+    arrivals: Sequence[Arrival] = ()
+    joins: Sequence[bytes] = ()
 
 
 class QueueStats(msgspec.Struct, frozen=True):
-    """One queue at a moment. `oldest_at`: when the message that waits longest was made (epoch seconds)."""
+    """One queue at a moment. `oldest_at`: when the message that waits longest was made (epoch seconds).
+
+    `evicted`: how many dead letters `Broker.prune_dead` has ever deleted from it.
+    """
 
     queue: str
     ready: int
@@ -141,6 +192,7 @@ class QueueStats(msgspec.Struct, frozen=True):
     dead: int
     oldest_at: float | None = None
     paused: bool = False
+    evicted: int = 0
 
 
 class DeadLetter(msgspec.Struct, frozen=True):
@@ -159,6 +211,51 @@ class DeadLetter(msgspec.Struct, frozen=True):
     casualties: Sequence[Casualty] = ()
 
 
+class Revocation(msgspec.Struct, frozen=True):
+    """A task that is to begin no run. `terminate`: a run of it that has begun is to be ended, by this signal at once
+    or, where it is empty, by an exception first."""
+
+    key: bytes
+    terminate: bool = False
+    signal: str = ""
+
+
+#: The verdict on a revoked message.
+REVOKED = "revoked"
+#: The verdict on one whose run was ended because it was revoked.
+TERMINATED = "revoked:terminated"
+#: So many revocations of tasks that were not there are remembered for each queue; the oldest are forgotten first.
+REMEMBERED = 50_000
+
+
+class Pruned(msgspec.Struct, frozen=True):
+    """What one call of `Broker.prune_dead` has deleted: so many letters for their age, or for the number of them.
+
+    `oldest`: the key of the first of them. `is_more`: others are over the limits still.
+    """
+
+    expired: int = 0
+    surplus: int = 0
+    oldest: bytes = b""
+    is_more: bool = False
+
+
+def prunable(
+    head: Sequence[tuple[bytes, float]], count: int, keep: int | None, before: float | None, limit: int
+) -> Pruned:
+    """How many of `count` dead letters are to be deleted: the first ones of `head`.
+
+    `head`: key and time of death of the oldest; one more than `limit`, where there are so many.
+    """
+    surplus = 0 if keep is None else min(len(head), max(0, count - keep))
+    expired = 0
+    while expired < len(head) and before is not None and head[expired][1] < before:
+        expired += 1
+    gone = min(expired or surplus, limit)
+    counts = (gone, 0) if expired else (0, gone)
+    return Pruned(*counts, head[0][0] if gone else b"", max(expired, surplus) > gone)
+
+
 @runtime_checkable
 class Consumer(Protocol):
     """Takes and settles messages of some queues, under one owner. Safe to call from several threads."""
@@ -166,6 +263,11 @@ class Consumer(Protocol):
     @property
     def owner(self) -> str:
         """The name under which messages are held now; a new one after a lost lease."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """The broker's."""
         ...
 
     def take(self, limit: int, timeout: float) -> list[Delivery]:
@@ -195,6 +297,15 @@ class Consumer(Protocol):
 
     def confirm(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those of the deliveries that are no longer ours; for results kept in another place."""
+        ...
+
+    def note(self, delivery: Delivery, records: Sequence[Record]) -> bool:
+        """Store what is known of a run on its way, if the delivery is still ours; one step. False: it is not.
+
+        Only where the broker shares its `place` with the result store.
+
+        Raises: BrokerUnavailable: it is not known whether they are stored. BrokerRefused
+        """
         ...
 
     def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
@@ -256,8 +367,40 @@ class Broker(Protocol):
     ) -> int:  # fmt: skip
         """A process is dead: end its lease now. Returns how many messages it held.
 
-        By key: a casualty's crash count grows; one with a verdict comes back as a suspect that carries it, counted
-        as no crash; everything else is given back to the head of its queue uncounted.
+        By key: a casualty's crash count grows, and at `max_deliveries` it comes back with the verdict `crashed`; one
+        with a verdict comes back as a suspect that carries it, counted as no crash; everything else is given back to
+        the head of its queue uncounted.
+        """
+        ...
+
+    def revoke(self, queue: str, revocations: Sequence[Revocation], keep: float) -> list[bytes]:
+        """From the return of this call on, these tasks begin no run in this queue.
+
+        Returns the keys of those that waited, ready or delayed: they are delivered next, with the verdict `revoked`,
+        and nobody runs them. What is in a holding stays there (whoever holds it is told by `notify`), and is
+        remembered like what is not in the queue: for `keep` seconds, until it is delivered, with the verdict, or
+        until `REMEMBERED` others have come. So is what waits with another verdict.
+
+        The cost grows with what waits in the queue, in steps that hold up nobody; the newest are looked at first.
+        A task that is taken meanwhile gets the verdict and may be missing in what is returned.
+
+        Raises: BrokerUnavailable, BrokerRefused: some may be revoked; the same call again is safe.
+        """
+        ...
+
+    def revoked(self, queue: str) -> list[Revocation]:
+        """What is remembered as revoked, oldest first."""
+        ...
+
+    def notify(self, name: str, data: bytes) -> int:
+        """Tell those who listen to this name now; nothing is kept for others. Returns how many were told at least,
+        where the broker can tell; else 0."""
+        ...
+
+    def listen(self, names: Sequence[str]) -> Listener:
+        """Hear what is told under these names from now on, over a connection of its own.
+
+        It connects at once; where that fails, the first `wait` says so.
         """
         ...
 
@@ -286,15 +429,46 @@ class Broker(Protocol):
     def find_dead(self, queue: str, key: bytes) -> DeadLetter | None: ...
 
     def replay(self, queue: str, keys: Sequence[bytes]) -> int:
-        """Send dead letters again, as one step each, their crash counts forgotten. Returns how many were there."""
+        """Send dead letters again, as one step each, their crash counts forgotten. Returns how many were there.
+
+        In the same step it forgets their results, where these are kept in the same place: they will have new ones.
+        """
         ...
 
     def drop(self, queue: str, keys: Sequence[bytes]) -> int:
         """Delete dead letters. Returns how many were there."""
         ...
 
+    def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:
+        """Delete dead letters that died more than `lifetime` seconds ago, and the oldest of more than `keep`.
+
+        None is no limit. The oldest first, for one of the two reasons and at most `limit` in one step; each is counted
+        in `QueueStats.evicted` in the same step. With nothing to delete it costs next to nothing, however many there
+        are.
+        """
+        ...
+
     def close(self) -> None:
         """Close all connections. Idempotent; a later call opens new ones."""
+        ...
+
+
+class Listener(Protocol):
+    """Hears notices. For one thread; `wake` and `close` for any."""
+
+    def wait(self, timeout: float) -> list[tuple[str, bytes]]:
+        """Names and data of what was told, waiting at most `timeout` seconds for the first.
+
+        Raises: BrokerUnavailable: something may have been missed; the next call connects again.
+        """
+        ...
+
+    def wake(self) -> None:
+        """Make a `wait` in another thread return soon."""
+        ...
+
+    def close(self) -> None:
+        """Hear no more: a `wait` in another thread, and every later one, returns nothing at once. Idempotent."""
         ...
 
 

@@ -14,27 +14,35 @@ from itertools import islice
 from typing import Any, assert_never
 
 from celeriac import clock
+from celeriac.brokers import memory_revoking
 from celeriac.brokers.contract import (
+    CRASHED,
+    HIGHEST_PRIORITY,
     Ack,
     Bury,
     Casualty,
     DeadLetter,
     Delivery,
     Outgoing,
+    Pruned,
     PutBack,
     QueueStats,
+    Record,
     Release,
     Replace,
+    Revocation,
     Settlement,
+    crash_detail,
     crash_pause,
+    is_given_up,
+    prunable,
 )
+from celeriac.brokers.memory_revoking import MemoryListener
 from celeriac.drivers.memory import Entry, Lease, Queue, Space
 from celeriac.exceptions import BrokerRefused, LeaseLost
 from celeriac.message import KEY, created_at
 from celeriac.urls import Url
 
-#: The reason in the dead letter of a message that has ended too many processes.
-TOO_MANY_CRASHES = "crashed"
 LEASE_EXPIRED = "lease expired"
 #: The verdict on a message whose run had been committed; with a colon and the cause where one is known.
 WORKER_LOST = "worker_lost"
@@ -100,6 +108,24 @@ class MemoryBroker:
             space.changed.notify_all()
             return held
 
+    def revoke(self, queue: str, revocations: Sequence[Revocation], keep: float) -> list[bytes]:
+        with self._entered() as space:
+            found = memory_revoking.revoke(space.queue(queue), revocations, keep)
+            space.changed.notify_all()
+            return found
+
+    def revoked(self, queue: str) -> list[Revocation]:
+        with self._entered() as space:
+            return memory_revoking.revoked(space.queue(queue))
+
+    def notify(self, name: str, data: bytes) -> int:
+        with self._entered() as space:
+            return memory_revoking.notify(space, name, data)
+
+    def listen(self, names: Sequence[str]) -> MemoryListener:
+        self._space.check_process(BrokerRefused)
+        return MemoryListener(self._space, names)
+
     def queues(self) -> list[str]:
         with self._entered() as space:
             return sorted(queue.name for queue in space.queues.values() if queue.was_sent_to)
@@ -117,6 +143,7 @@ class MemoryBroker:
                 dead=len(found.dead),
                 oldest_at=None if oldest is None else created_at(oldest[1].data[KEY]),
                 paused=found.paused,
+                evicted=found.evicted,
             )
 
     def purge(self, queue: str) -> int:
@@ -152,8 +179,10 @@ class MemoryBroker:
             found = space.queue(queue)
             there = [found.dead.pop(key)[1] for key in keys if key in found.dead]
             for entry in there:
+                space.records.pop(entry.data[KEY], None)
                 entry.position, entry.casualties, entry.verdict = space.next_position(), (), None
                 entry.is_committed = False
+                entry.priority = min(entry.priority, HIGHEST_PRIORITY)
                 _make_ready(found, entry)
             space.changed.notify_all()
             return len(there)
@@ -162,6 +191,17 @@ class MemoryBroker:
         with self._entered() as space:
             letters = space.queue(queue).dead
             return sum(letters.pop(key, None) is not None for key in keys)
+
+    def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:
+        before = None if lifetime is None else clock.now() - lifetime
+        with self._entered() as space:
+            found = space.queue(queue)
+            head = [(key, letter.died_at) for key, (letter, _) in islice(found.dead.items(), limit + 1)]
+            pruned = prunable(head, len(found.dead), keep, before, limit)
+            for key, _ in head[: pruned.expired + pruned.surplus]:
+                del found.dead[key]
+                found.evicted += 1
+            return pruned
 
     def close(self) -> None:
         """Nothing to close: the space stays for whoever opens the same name again."""
@@ -195,6 +235,10 @@ class MemoryConsumer:
     def owner(self) -> str:
         return self._owner
 
+    @property
+    def place(self) -> str:
+        return self._space.place
+
     def take(self, limit: int, timeout: float) -> list[Delivery]:
         self._space.check_process(BrokerRefused)
         deadline = clock.monotonic() + timeout
@@ -221,6 +265,14 @@ class MemoryConsumer:
         self._space.check_process(BrokerRefused)
         with self._space.changed:
             return [delivery for delivery in deliveries if self._held(delivery) is None]
+
+    def note(self, delivery: Delivery, records: Sequence[Record]) -> bool:
+        self._space.check_process(BrokerRefused)
+        with self._space.changed:
+            if self._held(delivery) is None:
+                return False
+            self._space.put(records)
+            return True
 
     def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         self._space.check_process(BrokerRefused)
@@ -291,6 +343,8 @@ class MemoryConsumer:
             if taken and heap[0][1].is_suspect:
                 break
             entry = heappop(heap)[1]
+            if memory_revoking.catch(self._space.queue(entry.queue), entry):
+                continue
             taken.append(self._hold(entry))
             if entry.is_suspect:
                 break
@@ -315,8 +369,10 @@ class MemoryConsumer:
         del queue.running[entry.fence]
         if settlement.records:
             self._space.put(settlement.records)
-        for outgoing in settlement.sends:
+        for outgoing in (*settlement.sends, *self._space.arrive(settlement.arrivals)):
             _store(self._space, outgoing)
+        for key in settlement.joins:
+            self._space.joins.pop(key, None)
         match settlement.action:
             case Ack():
                 return True
@@ -367,6 +423,7 @@ def _keep_house(queue: Queue, now: float, lease: float, max_deliveries: int) -> 
     """End what has expired; where nobody has looked for half a lease, lengthen all instead (amnesty)."""
     last = queue.housekept_at
     queue.housekept_at = now
+    memory_revoking.forget_expired(queue, now)
     if last is not None and not 0 <= now - last <= lease / 2:
         for owned in queue.leases.values():
             owned.expires_at = now + owned.lasts
@@ -391,15 +448,16 @@ def _count_crash(queue: Queue, entry: Entry, casualty: Casualty, max_deliveries:
         _make_ready(queue, entry)
         return
     entry.casualties = (*entry.casualties, casualty)
-    if len(entry.casualties) >= max_deliveries:
-        count = len(entry.casualties)
-        _bury(queue, entry, TOO_MANY_CRASHES, f"its process died {count} times, last by {casualty.cause}")
+    crashes, detail = len(entry.casualties), crash_detail(entry.casualties)
+    if is_given_up(crashes, entry.verdict, max_deliveries):
+        _bury(queue, entry, CRASHED, detail)
+    elif crashes >= max_deliveries:
+        entry.verdict = f"{CRASHED}:{detail}"
+        _make_ready(queue, entry)
+    elif pause := crash_pause(crashes):
+        _delay(queue, entry, clock.now() + pause)
     else:
-        pause = crash_pause(len(entry.casualties))
-        if pause:
-            _delay(queue, entry, clock.now() + pause)
-        else:
-            _make_ready(queue, entry)
+        _make_ready(queue, entry)
 
 
 def _delay(queue: Queue, entry: Entry, due_at: float) -> None:

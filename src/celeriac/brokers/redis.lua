@@ -17,14 +17,24 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:p             string  there while the queue is paused
   base:c             hash    key -> JSON list of casualties, for messages with crashes behind them
   base:v             hash    key -> verdict, for messages whose end is decided
+  base:r             zset    what is revoked and was not found waiting: score = until when it is remembered, member = key
+  base:g             hash    key -> signal or '', for those of base:r whose runs are to be ended
+  base:m             hash    class -> how many entries of that ready list are holes, where messages were moved away
   base:x             zset    dead letters: score = a growing number, member = key
   base:y             hash    key -> class, JSON header, newline, message; for each dead letter
+  base:e             string  how many dead letters have been evicted, being too old or too many
   <prefix>queues     set     names of all queues
+
+Scripts that take look at base:r and base:m only where one of them exists: who revokes nothing pays nothing.
 
 A class is one character: a priority, "s" for a suspect or, in a holding only, "e" for a message that has been
 committed: its run has begun and must not be repeated. A key is the message's id, bytes 2 to 17. The channel
-`celeriac.wake:<owner>` carries the base name of a queue to look at.
+`celeriac.wake:<owner>` carries the base name of a queue to look at; `<prefix>control:<name>` carries notices.
 ]]
+
+-- What is in the place of a message that was moved out of its list. To take the entry out, the server would have to look at
+-- every other one: 30 ms in a list of a million.
+local HOLE = 'celeriac: moved'
 
 local function now()
   local t = redis.call('TIME')
@@ -89,6 +99,67 @@ local function ready(base)
     base .. ':6', base .. ':7', base .. ':8', base .. ':9', base .. ':s')
 end
 
+-- Scores of keys in base:r: until when each is remembered, or false.
+local function remembered(base, keys)
+  local scores = {}
+  for i = 1, #keys, 4000 do
+    local part = redis.call('ZMSCORE', base .. ':r', unpack(keys, i, math.min(i + 3999, #keys)))
+    for j = 1, #part do scores[i + j - 1] = part[j] and tonumber(part[j]) end
+  end
+  return scores
+end
+
+local function forget(base, key)
+  redis.call('ZREM', base .. ':r', key)
+  redis.call('HDEL', base .. ':g', key)
+end
+
+local function forget_expired(base, t)
+  for _, key in ipairs(redis.call('ZRANGEBYSCORE', base .. ':r', '-inf', t, 'LIMIT', 0, 1000)) do forget(base, key) end
+end
+
+-- A message that waits, and is in no list now, is to be delivered next, with the verdict.
+local function judge(base, key, message)
+  redis.call('HSET', base .. ':v', key, 'revoked')
+  redis.call('RPUSH', base .. ':s', message)
+  forget(base, key)
+end
+
+local function count_holes(base, class, more)
+  if redis.call('HINCRBY', base .. ':m', class, more) <= 0 then redis.call('HDEL', base .. ':m', class) end
+end
+
+-- Take the holes away that are at the head of a list: as many as take a few ms.
+local function strip(base, class)
+  local list = base .. ':' .. class
+  for _ = 1, 50 do
+    if redis.call('LINDEX', list, 0) ~= HOLE then return end
+    local page = redis.call('LRANGE', list, 0, 999)
+    local count = 1
+    while page[count + 1] == HOLE do count = count + 1 end
+    redis.call('LTRIM', list, count, -1)
+    count_holes(base, class, -count)
+  end
+end
+
+-- Those of messages just taken off a list that may be delivered: holes are none, and what is remembered as revoked is judged.
+local function sift(base, class, t, messages)
+  local keys, good, holes = {}, {}, 0
+  for i, message in ipairs(messages) do keys[i] = string.sub(message, 2, 17) end
+  local scores = remembered(base, keys)
+  for i, message in ipairs(messages) do
+    if message == HOLE then
+      holes = holes + 1
+    elseif scores[i] and scores[i] > t then
+      judge(base, keys[i], message)
+    else
+      good[#good + 1] = message
+    end
+  end
+  if holes > 0 then count_holes(base, class, -holes) end
+  return good
+end
+
 local function bury(base, t, class, message, reason, detail, casualties)
   local key = string.sub(message, 2, 17)
   if #key < 16 or redis.call('HEXISTS', base .. ':y', key) == 1 then
@@ -114,19 +185,25 @@ local function give_back(base, class, message, cause)
   end
 end
 
--- Add a casualty (JSON text) to a message, and make it a suspect or a dead letter.
+-- Add a casualty (JSON text) to a message, and make it a suspect; with too many of them, one to be buried by a worker,
+-- and where that has been tried too often (see LAST_TRIES in contract.py), a dead letter.
 local function crash(base, t, class, message, casualty, max_deliveries)
   if class == 'e' then return give_back(base, class, message, cjson.decode(casualty).cause) end
   local key = string.sub(message, 2, 17)
   local known = redis.call('HGET', base .. ':c', key)
   local list = known and (string.sub(known, 1, -2) .. ',' .. casualty .. ']') or ('[' .. casualty .. ']')
-  if #cjson.decode(list) >= max_deliveries then
-    local cause = cjson.decode(casualty).cause
-    bury(base, t, class, message, 'crashed', 'its process died ' .. max_deliveries .. ' times, last by ' .. cause, list)
-    absolve(base, key)
+  local crashes = #cjson.decode(list)
+  local detail = 'its process died ' .. crashes .. ' times, last by ' .. cjson.decode(casualty).cause
+  local verdict = redis.call('HGET', base .. ':v', key)
+  if verdict and string.sub(verdict, 1, 7) == 'crashed' and crashes >= max_deliveries + 3 then
+    bury(base, t, class, message, 'crashed', detail, list)
+    return absolve(base, key)
+  end
+  redis.call('HSET', base .. ':c', key, list)
+  if crashes >= max_deliveries then
+    redis.call('HSET', base .. ':v', key, 'crashed:' .. detail)
+    redis.call('RPUSH', base .. ':s', message)
   else
-    redis.call('HSET', base .. ':c', key, list)
-    local crashes = #cjson.decode(list)
     local pause = crashes < 2 and 0 or math.min(60, 4 ^ (crashes - 2))
     store(base, 's', pause == 0 and '' or pause * 1000, message)
   end
@@ -169,6 +246,7 @@ local function housekeep(base, t, lease, max_deliveries)
       end_lease(base, owner)
     end
   end
+  forget_expired(base, t)
   promote(base, t)
   if ready(base) > 0 then wake(base) end
 end
@@ -220,7 +298,8 @@ if ARGV[4] then
     end
   end
 end
-if redis.call('EXISTS', base .. ':p') == 1 then
+local special = redis.call('EXISTS', base .. ':p', base .. ':r', base .. ':m') > 0
+if special and redis.call('EXISTS', base .. ':p') == 1 then
   redis.call('SADD', base .. ':i', owner)
   return {}
 end
@@ -241,29 +320,44 @@ local function leave_the_bench()
   if ready(base) > 0 then wake(base) end
 end
 
-local suspect = redis.call('LPOP', base .. ':s')
-if suspect then
+local function take_suspect()
+  local suspect = redis.call('LPOP', base .. ':s')
+  if not suspect then return nil end
   local fence = redis.call('INCR', base .. ':f')
   local key = string.sub(suspect, 2, 17)
   redis.call('HSET', base .. ':h:' .. owner, fence, 's' .. suspect)
   local crashes = redis.call('HGET', base .. ':c', key)
+  local verdict = redis.call('HGET', base .. ':v', key)
+  if special then
+    if not verdict and (remembered(base, {key})[1] or 0) > t then
+      verdict = 'revoked'
+      redis.call('HSET', base .. ':v', key, verdict)
+    end
+    if verdict and string.sub(verdict, 1, 7) == 'revoked' then forget(base, key) end
+  end
   leave_the_bench()
-  return {-fence, suspect, crashes and #cjson.decode(crashes) or 0, redis.call('HGET', base .. ':v', key) or ''}
+  return {-fence, suspect, crashes and #cjson.decode(crashes) or 0, verdict or ''}
 end
+local suspect = take_suspect()
+if suspect then return suspect end
 
 local reply, fields = {0}, {}
 local high = redis.call('EXISTS', base .. ':1', base .. ':2', base .. ':3', base .. ':4', base .. ':5', base .. ':6',
   base .. ':7', base .. ':8', base .. ':9')
 for class = (high > 0 and 9 or 0), 0, -1 do
-  local messages = redis.call('LPOP', base .. ':' .. class, limit - #reply + 1)
-  if messages then
-    for _, message in ipairs(messages) do
+  if special and redis.call('HEXISTS', base .. ':m', class) == 1 then strip(base, class) end
+  for _ = 1, 50 do
+    local asked = limit - #reply + 1
+    local popped = redis.call('LPOP', base .. ':' .. class, asked) or {}
+    for _, message in ipairs(special and sift(base, class, t, popped) or popped) do
       reply[#reply + 1] = message
       fields[#fields + 1] = 0
       fields[#fields + 1] = class .. message
     end
-    if #reply > limit then break end
+    -- After a full one there is more only where something was sifted out of it.
+    if #popped < asked or #reply > limit then break end
   end
+  if #reply > limit then break end
 end
 if #fields > 0 then
   local first = redis.call('INCRBY', base .. ':f', #fields / 2) - #fields / 2 + 1
@@ -276,6 +370,12 @@ if #fields > 0 then
   return reply
 end
 
+if special then
+  suspect = take_suspect()
+  if suspect then return suspect end
+  -- More holes than can be taken away at once.
+  if ready(base) > 0 then return {0} end
+end
 redis.call('SADD', base .. ':i', owner)
 if not due then return {} end
 local appointment = redis.call('GET', base .. ':a')
@@ -290,8 +390,9 @@ return {due - t}
 --[[ script settle: end deliveries.
 ARGV[1] owner; then for each delivery: action, fence, and what the action needs.
   A fence                        acknowledge a message without crashes, results and follow-ups
-  F fence nr ns records sends final   the general form: records are (key, data, ttl or ''), sends are (base, class, delay or
-                                 '', message), final is one of: A | R | X reason detail | B delay message |
+  F fence nr ns na nj records sends arrivals joins final   the general form: records are (key, data, ttl or ''), sends are
+                                 (base, class, delay or '', message), arrivals are (name of a join, place, data), joins are
+                                 names of those that end, final is one of: A | R | X reason detail | B delay message |
                                  P base class delay message (acknowledge, give back, bury, put back, replace)
 Returns {number settled, error or '', fence lost, ...}; on an error the rest is untouched. ]]
 
@@ -318,6 +419,18 @@ local held = base .. ':h:' .. owner
 local settled, lost, i = 0, {}, 2
 local t
 local woken = {}
+
+-- A result comes to a join; its message is sent with the follow-ups if it is complete by that.
+local function join(name, place, data)
+  local message = arrive(name, place, data)
+  if not message then return end
+  local prefix = string.sub(name, 1, -19)
+  local other = prefix .. '{' .. message[1] .. '}'
+  redis.call('SADD', prefix .. 'queues', message[1])
+  store(other, message[2], message[3], message[4])
+  if message[3] == '' then woken[other] = true end
+end
+
 while i <= #ARGV do
   local action, fence = ARGV[i], ARGV[i + 1]
   if action == 'A' and ARGV[i + 8] == 'A' then
@@ -330,7 +443,8 @@ while i <= #ARGV do
   else
     local entry = redis.call('HGET', held, fence)
     local records, sends = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-    i = i + 4
+    local arrivals, joins = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
+    i = i + 6
     if not entry then lost[#lost + 1] = fence end
     for _ = 1, records do
       if entry then
@@ -352,6 +466,14 @@ while i <= #ARGV do
       end
       i = i + 4
     end
+    for _ = 1, arrivals do
+      if entry then join(ARGV[i], ARGV[i + 1], ARGV[i + 2]) end
+      i = i + 3
+    end
+    for _ = 1, joins do
+      if entry then redis.call('UNLINK', ARGV[i]) end
+      i = i + 1
+    end
     local final = ARGV[i]
     i = i + 1
     if entry then
@@ -366,7 +488,8 @@ while i <= #ARGV do
           store(ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
           if ARGV[i + 2] == '' then woken[ARGV[i]] = true end
         elseif final == 'B' then
-          store(base, class, ARGV[i], ARGV[i + 1])
+          if class == 'e' then redis.call('HSET', base .. ':v', key, 'worker_lost') end
+          store(base, class == 'e' and 's' or class, ARGV[i], ARGV[i + 1])
         elseif final == 'X' then
           t = t or now()
           bury(base, t, class, message, ARGV[i], ARGV[i + 1], redis.call('HGET', base .. ':c', key))
@@ -388,6 +511,19 @@ for i = 2, #ARGV do
   if redis.call('HEXISTS', KEYS[1] .. ':h:' .. ARGV[1], ARGV[i]) == 0 then lost[#lost + 1] = ARGV[i] end
 end
 return lost
+
+--[[ script note: store what is known of a run on its way.
+ARGV: owner, fence, then (key, data, ttl or '') of each record. Returns 0 where the owner does not hold the fence. ]]
+if redis.call('HEXISTS', KEYS[1] .. ':h:' .. ARGV[1], ARGV[2]) == 0 then return 0 end
+for i = 3, #ARGV, 3 do
+  if ARGV[i + 2] == '' then
+    redis.call('SET', ARGV[i], ARGV[i + 1])
+  else
+    redis.call('SET', ARGV[i], ARGV[i + 1], 'PX', ARGV[i + 2])
+  end
+  redis.call('PUBLISH', ARGV[i], ARGV[i + 1])
+end
+return 1
 
 --[[ script commit: the runs of these fences begin now, and must not be repeated.
 ARGV: owner, fence, ... Returns the fences that the owner does not hold. ]]
@@ -447,21 +583,157 @@ end_lease(base, owner)
 if ready(base) > 0 or redis.call('EXISTS', base .. ':d') == 1 then wake(base) end
 return #entries
 
---[[ script stats: counts. Returns {ready, delayed, running, dead, paused, first message of each ready list, ...}. ]]
+--[[ script revoke: remember revocations. What is taken from now on is looked up, so that nothing of it is delivered without
+the verdict; `search` then finds what waits.
+ARGV: for how long, then key and signal, or '-' where no run is to be ended; repeated.
+Returns {how many are remembered now, class of each ready list that has messages, ..., "d" where some are delayed}. ]]
+local base, t = KEYS[1], now()
+forget_expired(base, t)
+for i = 2, #ARGV, 2 do
+  redis.call('ZADD', base .. ':r', 'GT', t + ARGV[1], ARGV[i])
+  if ARGV[i + 1] ~= '-' then redis.call('HSET', base .. ':g', ARGV[i], ARGV[i + 1]) end
+end
+local reply = {redis.call('ZCARD', base .. ':r')}
+for class in string.gmatch('s9876543210d', '.') do
+  if redis.call('EXISTS', base .. ':' .. class) == 1 then reply[#reply + 1] = class end
+end
+return reply
+
+--[[ script held: which of the remembered are in somebody's holding. Returns their keys. ]]
+local base, keys, found = KEYS[1], {}, {}
+for _, owner in ipairs(redis.call('ZRANGE', base .. ':o', 0, -1)) do
+  for _, entry in ipairs(redis.call('HVALS', base .. ':h:' .. owner)) do keys[#keys + 1] = string.sub(entry, 3, 18) end
+end
+local scores = remembered(base, keys)
+for i, key in ipairs(keys) do
+  if scores[i] then found[#found + 1] = key end
+end
+return found
+
+--[[ script search: look for the remembered among some messages that wait, the newest first, and judge them.
+ARGV: class of a ready list or "d", where the last step ended or '', how many messages at most.
+Returns {where this step ended or '' where nothing is left, key found, ...}.
+
+A list is walked from its tail, by how many are behind: takes change the head only, a send makes us see some twice, and what
+is moved leaves a hole; so nothing that stays there is missed. In the zset the place is the last member that was seen. ]]
+local base, class, cursor, count, t = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3]), now()
+local reply = {''}
+
+local function key_of_delayed(member)
+  local colon = string.find(member, ':', 2, true)
+  return string.sub(member, colon + 2, colon + 17), string.sub(member, colon + 1)
+end
+
+local function search_list()
+  local list = base .. ':' .. class
+  local behind = tonumber(cursor) or 0
+  local messages = redis.call('LRANGE', list, -behind - count, -behind - 1)
+  local keys = {}
+  for i = #messages, 1, -1 do keys[#keys + 1] = string.sub(messages[i], 2, 17) end
+  local scores = remembered(base, keys)
+  -- What a hole costs grows with its distance from the end of the list: a step is as long as its holes are cheap.
+  local length = redis.call('LLEN', list)
+  local distance = math.min(behind, math.max(0, length - behind))
+  local cost, seen = 0, 0
+  for i, key in ipairs(keys) do
+    seen = i
+    if scores[i] and scores[i] > t then
+      local message = messages[#messages - i + 1]
+      if class == 's' then
+        local verdict = redis.call('HGET', base .. ':v', key)
+        if not verdict then redis.call('HSET', base .. ':v', key, 'revoked') end
+        if not verdict or string.sub(verdict, 1, 7) == 'revoked' then
+          forget(base, key)
+          reply[#reply + 1] = key
+        end
+      else
+        redis.call('LSET', list, -(behind + i), HOLE)
+        count_holes(base, class, 1)
+        judge(base, key, message)
+        reply[#reply + 1] = key
+        cost = cost + 5 + distance / 5000
+        if cost > 1500 then break end
+      end
+    end
+  end
+  if seen == count or seen < #keys then reply[1] = tostring(behind + seen) end
+end
+
+local function search_delayed()
+  local first = 0
+  if cursor ~= '' then
+    local space = string.find(cursor, ' ', 1, true)
+    local rank = redis.call('ZREVRANK', base .. ':d', string.sub(cursor, space + 1))
+    first = rank and rank + 1 or redis.call('ZCOUNT', base .. ':d', '(' .. string.sub(cursor, 1, space - 1), '+inf')
+  end
+  local members, keys = redis.call('ZREVRANGE', base .. ':d', first, first + count - 1), {}
+  for i, member in ipairs(members) do keys[i] = key_of_delayed(member) end
+  if #members == count then
+    reply[1] = redis.call('ZSCORE', base .. ':d', members[count]) .. ' ' .. members[count]
+  end
+  local scores = remembered(base, keys)
+  for i, key in ipairs(keys) do
+    if scores[i] and scores[i] > t and not redis.call('HGET', base .. ':v', key) then
+      local _, message = key_of_delayed(members[i])
+      redis.call('ZREM', base .. ':d', members[i])
+      judge(base, key, message)
+      reply[#reply + 1] = key
+    end
+  end
+end
+
+if class == 'd' then search_delayed() else search_list() end
+if #reply > 1 then wake(base) end
+return reply
+
+--[[ script judged: which of these keys have the verdict `revoked`, found by somebody else or at their take.
+ARGV: keys. Returns those keys. ]]
+local found = {}
+for i, verdict in ipairs(redis.call('HMGET', KEYS[1] .. ':v', unpack(ARGV))) do
+  if verdict == 'revoked' then found[#found + 1] = ARGV[i] end
+end
+return found
+
+--[[ script revoked: what is remembered. Returns {key, signal or '-', ...}, the soonest to be forgotten first. ]]
+local base, reply = KEYS[1], {}
+for _, key in ipairs(redis.call('ZRANGEBYSCORE', base .. ':r', '(' .. now(), '+inf')) do
+  reply[#reply + 1] = key
+  reply[#reply + 1] = '-'
+end
+if #reply > 0 and redis.call('EXISTS', base .. ':g') == 1 then
+  for i = 1, #reply, 2 do reply[i + 1] = redis.call('HGET', base .. ':g', reply[i]) or '-' end
+end
+return reply
+
+--[[ script shorten: remember no more than so many, and forget some of those above.
+ARGV: how many. Returns how many are remembered now. ]]
+local base = KEYS[1]
+local above = redis.call('ZCARD', base .. ':r') - ARGV[1]
+if above > 0 then
+  for _, key in ipairs(redis.call('ZRANGE', base .. ':r', 0, math.min(above, 1000) - 1)) do forget(base, key) end
+end
+return redis.call('ZCARD', base .. ':r')
+
+--[[ script stats: counts. Returns {ready, delayed, running, dead, paused, evicted, first message of each ready list, ...}. ]]
 local base = KEYS[1]
 local count, heads = 0, {}
+local holes = redis.call('HGETALL', base .. ':m')
+for i = 1, #holes, 2 do
+  strip(base, holes[i])
+  count = count - (redis.call('HGET', base .. ':m', holes[i]) or 0)
+end
 for class in string.gmatch('0123456789s', '.') do
   local name = base .. ':' .. class
   count = count + redis.call('LLEN', name)
   local head = redis.call('LINDEX', name, 0)
-  if head then heads[#heads + 1] = string.sub(head, 1, 17) end
+  if head and head ~= HOLE then heads[#heads + 1] = string.sub(head, 1, 17) end
 end
 local running = 0
 for _, owner in ipairs(redis.call('ZRANGE', base .. ':o', 0, -1)) do
   running = running + redis.call('HLEN', base .. ':h:' .. owner)
 end
 return {count, redis.call('ZCARD', base .. ':d'), running, redis.call('ZCARD', base .. ':x'),
-  redis.call('EXISTS', base .. ':p'), unpack(heads)}
+  redis.call('EXISTS', base .. ':p'), tonumber(redis.call('GET', base .. ':e') or 0), unpack(heads)}
 
 --[[ script purge: delete what waits. Returns how many. ]]
 local base = KEYS[1]
@@ -471,7 +743,8 @@ for class in string.gmatch('0123456789s', '.') do
   count = count + redis.call('LLEN', base .. ':' .. class)
   redis.call('UNLINK', base .. ':' .. class)
 end
-redis.call('UNLINK', base .. ':d')
+for _, holes in ipairs(redis.call('HVALS', base .. ':m')) do count = count - holes end
+redis.call('UNLINK', base .. ':d', base .. ':m')
 return count
 
 --[[ script resume: end a pause and wake everybody. ]]
@@ -496,10 +769,11 @@ for _, key in ipairs(redis.call('ZRANGE', base .. ':x', first, first + ARGV[2] -
 end
 return page
 
---[[ script replay: send dead letters again.
-ARGV: keys. Returns how many were there. ]]
+--[[ script replay: send dead letters again, and forget their results.
+ARGV: prefix of results, then keys. Returns how many were there. ]]
 local base, count = KEYS[1], 0
-for _, key in ipairs(ARGV) do
+for i = 2, #ARGV do
+  local key = ARGV[i]
   local value = redis.call('HGET', base .. ':y', key)
   if value then
     local class = string.sub(value, 1, 1)
@@ -507,6 +781,7 @@ for _, key in ipairs(ARGV) do
     local second = string.find(value, '\n', first + 1, true)
     local message = string.sub(value, second + 1)
     absolve(base, string.sub(message, 2, 17))
+    redis.call('UNLINK', ARGV[1] .. string.sub(message, 2, 17))
     redis.call('HDEL', base .. ':y', key)
     redis.call('ZREM', base .. ':x', key)
     redis.call('RPUSH', base .. ':' .. (class == 's' and '0' or class), message)
@@ -524,3 +799,33 @@ for _, key in ipairs(ARGV) do
   redis.call('HDEL', base .. ':y', key)
 end
 return count
+
+--[[ script prune_dead: delete dead letters that are too old; or where there are none, too many. The oldest first.
+ARGV: how many may stay or '', how old they may be or '', limit. The time of death is read of what goes, and of the one
+behind it. Returns {number too old, number too many, key of the first, 1 where more are to go}. ]]
+local base, limit, t = KEYS[1], tonumber(ARGV[3]), now()
+local surplus = ARGV[1] == '' and 0 or redis.call('ZCARD', base .. ':x') - ARGV[1]
+
+local function is_old(key)
+  if ARGV[2] == '' then return false end
+  local value = redis.call('HGET', base .. ':y', key) or ''
+  local ends = string.find(value, '\n', 1, true)
+  return not ends or t - cjson.decode(string.sub(value, 2, ends - 1)).at * 1000 > tonumber(ARGV[2])
+end
+
+local gone, oldest, first_is_old, more = 0, '', false, 0
+while true do
+  local key = redis.call('ZRANGE', base .. ':x', 0, 0)[1]
+  local old = key and is_old(key)
+  if not key or (not old and gone >= surplus) then break end
+  if gone == 0 then oldest, first_is_old = key, old end
+  if gone == limit or old ~= first_is_old then
+    more = 1
+    break
+  end
+  redis.call('ZREM', base .. ':x', key)
+  redis.call('HDEL', base .. ':y', key)
+  gone = gone + 1
+end
+if gone > 0 then redis.call('INCRBY', base .. ':e', gone) end
+return {first_is_old and gone or 0, first_is_old and 0 or gone, oldest, more}

@@ -14,14 +14,18 @@ from typing import Any, Final
 import msgspec
 
 from celeriac import clock, message
+from celeriac.brokers import redis_revoking
 from celeriac.brokers.contract import (
     Casualty,
     DeadLetter,
     Outgoing,
+    Pruned,
     QueueStats,
+    Revocation,
 )
 from celeriac.brokers.redis_consumer import RedisConsumer
 from celeriac.brokers.redis_keys import SCRIPTS, Keyspace, delay_text
+from celeriac.brokers.redis_listener import RedisListener
 from celeriac.drivers.redis import Address, Pool, Reply, ServerError, broker_errors
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.urls import Url
@@ -131,6 +135,20 @@ class RedisBroker:
             arguments += (key, verdict)
         return sum(self._run("surrender", queue, *arguments) for queue in queues)
 
+    # -- revoking and telling -----------------------------------------------------------------------------
+
+    def revoke(self, queue: str, revocations: Sequence[Revocation], keep: float) -> list[bytes]:
+        return redis_revoking.revoke(self._run, queue, revocations, keep)
+
+    def revoked(self, queue: str) -> list[Revocation]:
+        return redis_revoking.revoked(self._run, queue)
+
+    def notify(self, name: str, data: bytes) -> int:
+        return int(self._call("PUBLISH", f"{self._keys.prefix}control:{name}", data))
+
+    def listen(self, names: Sequence[str]) -> RedisListener:
+        return RedisListener(self._address, names)
+
     # -- looking and tending ------------------------------------------------------------------------------
 
     def _run(self, script: str, queue: str, *arguments: Any) -> Reply:
@@ -145,11 +163,10 @@ class RedisBroker:
         return sorted(name.decode() for name in self._call("SMEMBERS", self._keys.queues))
 
     def stats(self, queue: str) -> QueueStats:
-        ready, delayed, running, dead, paused, *heads = self._run("stats", queue)
+        ready, delayed, running, dead, paused, evicted, *heads = self._run("stats", queue)
         ages = [at for head in heads if (at := message.created_at(head[message.KEY])) is not None]
-        return QueueStats(
-            queue, ready, delayed, running, dead, oldest_at=min(ages, default=None), paused=bool(paused)
-        )
+        oldest_at = min(ages, default=None)
+        return QueueStats(queue, ready, delayed, running, dead, oldest_at, bool(paused), evicted)
 
     def purge(self, queue: str) -> int:
         return int(self._run("purge", queue))
@@ -170,11 +187,16 @@ class RedisBroker:
 
     def replay(self, queue: str, keys: Sequence[bytes]) -> int:
         parts = (keys[start : start + _BULK] for start in range(0, len(keys), _BULK))
-        return sum(self._run("replay", queue, *part) for part in parts)
+        return sum(self._run("replay", queue, self._keys.results, *part) for part in parts)
 
     def drop(self, queue: str, keys: Sequence[bytes]) -> int:
         parts = (keys[start : start + _BULK] for start in range(0, len(keys), _BULK))
         return sum(self._run("drop", queue, *part) for part in parts)
+
+    def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:
+        limits = ("" if keep is None else keep, "" if lifetime is None else int(lifetime * 1000))
+        expired, surplus, oldest, more = self._run("prune_dead", queue, *limits, limit)
+        return Pruned(expired, surplus, bytes(oldest), bool(more))
 
     def close(self) -> None:
         self._pool.close()

@@ -15,6 +15,7 @@ from celeriac.brokers.contract import (
     Bury,
     Delivery,
     PutBack,
+    Record,
     Release,
     Replace,
     Settlement,
@@ -63,6 +64,10 @@ class RedisConsumer:
     @property
     def owner(self) -> str:
         return self._owner
+
+    @property
+    def place(self) -> str:
+        return self._address.place
 
     # -- the connection -----------------------------------------------------------------------------------
 
@@ -242,19 +247,19 @@ class RedisConsumer:
 
     def _add_settlement(self, arguments: list[Any], settlement: Settlement) -> None:
         delivery, action = settlement.delivery, settlement.action
-        plain = not settlement.records and not settlement.sends
+        plain = not (settlement.records or settlement.sends or settlement.arrivals or settlement.joins)
         if plain and type(action) is Ack and not delivery.crashes and delivery.verdict is None:
             arguments += ("A", delivery.fence)
             return
-        arguments += ("F", delivery.fence, len(settlement.records), len(settlement.sends))
+        parts = (settlement.records, settlement.sends, settlement.arrivals, settlement.joins)
+        arguments += ("F", delivery.fence, *map(len, parts))
         for record in settlement.records:
-            arguments += (
-                self._keys.results + record.key,
-                record.data,
-                "" if record.ttl is None else int(record.ttl * 1000),
-            )
+            arguments += self._stored_record(record)
         for outgoing in settlement.sends:
             arguments += self._keys.stored(outgoing)
+        for arrival in settlement.arrivals:
+            arguments += (self._keys.joins + arrival.join, arrival.place, arrival.data)
+        arguments += (self._keys.joins + key for key in settlement.joins)
         match action:
             case Ack():
                 arguments.append("A")
@@ -268,8 +273,20 @@ class RedisConsumer:
             case Bury(reason, detail):
                 arguments += ("X", reason, detail)
 
+    def _stored_record(self, record: Record) -> tuple[bytes, bytes, int | str]:
+        """What scripts need to store a record."""
+        ttl = "" if record.ttl is None else int(record.ttl * 1000)
+        return (self._keys.results + record.key, record.data, ttl)
+
     def confirm(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         return self._refused("confirm", deliveries)
+
+    def note(self, delivery: Delivery, records: Sequence[Record]) -> bool:
+        arguments: list[Any] = [delivery.owner, delivery.fence]
+        for record in records:
+            arguments += self._stored_record(record)
+        with self._conversation() as connection:
+            return bool(connection.script(SCRIPTS["note"], self._keys.base(delivery.queue), *arguments))
 
     def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         return self._refused("commit", deliveries)

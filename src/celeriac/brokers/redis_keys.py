@@ -20,6 +20,7 @@ class Keyspace:
         self.prefix = address.prefix
         #: Where results are, for those that are stored together with a settlement.
         self.results = address.prefix.encode() + b"r:"
+        self.joins = address.prefix.encode() + b"j:"
         self.queues = address.prefix + "queues"
         self._listed: frozenset[str] = frozenset()
 

@@ -11,29 +11,36 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar, assert_never
 
 from celeriac import clock
+from celeriac.brokers import sqlite_listener, sqlite_revoking
 from celeriac.brokers.contract import (
+    HIGHEST_PRIORITY,
+    REVOKED,
     Ack,
     Bury,
     Casualty,
     DeadLetter,
     Delivery,
     Outgoing,
+    Pruned,
     PutBack,
     QueueStats,
+    Record,
     Release,
     Replace,
+    Revocation,
     Settlement,
+    prunable,
 )
-from celeriac.brokers.sqlite_ledger import QUERIES, Held, Ledger, casualties_of
+from celeriac.brokers.sqlite_ledger import PATIENCE, QUERIES, Held, Ledger, casualties_of, write
+from celeriac.brokers.sqlite_listener import SQLiteListener
 from celeriac.drivers.sqlite import SQLiteFile, translated
+from celeriac.drivers.sqlite_joins import arrive, end_joins
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable, LeaseLost
 from celeriac.message import KEY, created_at
 from celeriac.urls import Url
 
 T = TypeVar("T")
 
-#: Seconds that a verb without a timeout of its own waits for other processes' transactions.
-PATIENCE: Final = 5.0
 #: A `take` that finds the file locked waits this long at least before it says so.
 TAKE_PATIENCE: Final = 1.0
 #: Messages that one transaction of `purge` deletes: senders are let in between.
@@ -54,7 +61,7 @@ class SQLiteBroker:
 
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
         if batch:
-            _write(self._file, lambda ledger: ledger.send(batch), timeout)
+            write(self._file, lambda ledger: ledger.send(batch), timeout)
 
     def consumer(
         self, queues: Sequence[str], owner: str, *, lease: float, max_deliveries: int
@@ -71,11 +78,11 @@ class SQLiteBroker:
                     row = (ledger.now + lease, lease, queue, owner)
                     if ledger.connection.execute(QUERIES["renew_lease"], row).rowcount:
                         known.add(owner)
-                for last, _, _ in ledger.run("house", "", queue):
+                for last, *_ in ledger.run("house", "", queue):
                     ledger.keep_house(queue, last, lease, max_deliveries)
             return [owner for owner in owners if owner not in known]
 
-        return _write(self._file, work)
+        return write(self._file, work)
 
     def surrender(
         self,
@@ -99,17 +106,31 @@ class SQLiteBroker:
                         ledger.put_back(queue, held)
             return count
 
-        return _write(self._file, work)
+        return write(self._file, work)
+
+    def revoke(self, queue: str, revocations: Sequence[Revocation], keep: float) -> list[bytes]:
+        return sqlite_revoking.revoke(self._file, queue, revocations, keep)
+
+    def revoked(self, queue: str) -> list[Revocation]:
+        rows = self._rows("revoked", queue, clock.now())
+        return [Revocation(key, bool(terminate), signal) for key, terminate, signal in rows]
+
+    def notify(self, name: str, data: bytes) -> int:
+        sqlite_listener.notify(self._file, name, data)
+        return 0
+
+    def listen(self, names: Sequence[str]) -> SQLiteListener:
+        return SQLiteListener(self._file, names)
 
     def queues(self) -> list[str]:
         return [name for (name,) in self._rows("queues")]
 
     def stats(self, queue: str) -> QueueStats:
         def work(connection: sqlite3.Connection) -> QueueStats:
-            counters = connection.execute(QUERIES["counters"], (queue,)).fetchone() or (0, 0, 0, 0, 0)
-            ready, delayed, running, dead, paused = counters
+            counters = connection.execute(QUERIES["counters"], (queue,)).fetchone() or (0,) * 6
+            ready, delayed, running, dead, paused, evicted = counters
             oldest_at = _oldest_at(connection, queue) if ready else None
-            return QueueStats(queue, ready, delayed, running, dead, oldest_at, bool(paused))
+            return QueueStats(queue, ready, delayed, running, dead, oldest_at, bool(paused), evicted)
 
         return self._read(work)
 
@@ -125,15 +146,15 @@ class SQLiteBroker:
             return ready + delayed
 
         total = 0
-        while count := _write(self._file, some):
+        while count := write(self._file, some):
             total += count
         return total
 
     def pause(self, queue: str) -> None:
-        _write(self._file, lambda ledger: ledger.run("pause", 1, queue))
+        write(self._file, lambda ledger: ledger.run("pause", 1, queue))
 
     def resume(self, queue: str) -> None:
-        _write(self._file, lambda ledger: ledger.run("pause", 0, queue))
+        write(self._file, lambda ledger: ledger.run("pause", 0, queue))
 
     def dead(self, queue: str, *, after: bytes | None = None, limit: int = 100) -> list[DeadLetter]:
         values = {"queue": queue, "after": after, "limit": limit}
@@ -147,11 +168,12 @@ class SQLiteBroker:
     def replay(self, queue: str, keys: Sequence[bytes]) -> int:
         def work(ledger: Ledger) -> int:
             rows = [row for key in keys for row in ledger.run("take_dead", queue, key)]
-            ledger.send([Outgoing(queue, data, -urgency) for urgency, data in rows])
+            ledger.send([Outgoing(queue, data, min(-urgency, HIGHEST_PRIORITY)) for urgency, data in rows])
+            ledger.run_many("forget_result", [(data[KEY],) for _, data in rows])
             ledger.moves(queue).dead -= len(rows)
             return len(rows)
 
-        return _write(self._file, work)
+        return write(self._file, work)
 
     def drop(self, queue: str, keys: Sequence[bytes]) -> int:
         def work(ledger: Ledger) -> int:
@@ -159,7 +181,26 @@ class SQLiteBroker:
             ledger.moves(queue).dead -= count
             return count
 
-        return _write(self._file, work)
+        return write(self._file, work)
+
+    def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:
+        def look(connection: sqlite3.Connection, limit: int = 1) -> tuple[Pruned, list[Any]]:
+            rows = connection.execute(QUERIES["dead_ages"], (queue, limit + 1)).fetchall()
+            before = None if lifetime is None else clock.now() - lifetime
+            count = rows[0][3] if rows else 0
+            return prunable([row[:2] for row in rows], count, keep, before, limit), rows
+
+        def work(ledger: Ledger) -> Pruned:
+            pruned, rows = look(ledger.connection, limit)
+            if gone := pruned.expired + pruned.surplus:
+                ledger.run("evict_dead", queue, rows[gone - 1][2])
+                ledger.run("count_evictions", queue, gone)
+                ledger.moves(queue).dead -= gone
+            return pruned
+
+        # A look at the first waits for nobody, and keeps nobody waiting.
+        first, _ = self._read(look)
+        return write(self._file, work) if first.expired or first.surplus else first
 
     def close(self) -> None:
         self._file.close()
@@ -195,6 +236,10 @@ class SQLiteConsumer:
     def owner(self) -> str:
         return self._owner
 
+    @property
+    def place(self) -> str:
+        return self._file.place
+
     def take(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = clock.monotonic() + timeout
         while True:
@@ -203,7 +248,7 @@ class SQLiteConsumer:
                 seen = self._file.version(patience)
                 quiet = self._file.read(self._quiet_for, patience)
             if quiet <= 0:
-                owner, taken = _write(self._file, lambda ledger: self._take(ledger, limit), patience)
+                owner, taken = write(self._file, lambda ledger: self._take(ledger, limit), patience)
                 if taken is None:
                     raise LeaseLost(
                         f"the lease of {owner!r} ended: it was not renewed for {self._lease:g} s, "
@@ -224,7 +269,7 @@ class SQLiteConsumer:
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
         if not settlements:
             return []
-        return _write(
+        return write(
             self._file,
             lambda ledger: [one.delivery for one in settlements if not _settle_one(ledger, one)],
         )
@@ -240,13 +285,22 @@ class SQLiteConsumer:
         with translated(self._file, BrokerUnavailable, BrokerRefused):
             return self._file.read(work, PATIENCE)
 
+    def note(self, delivery: Delivery, records: Sequence[Record]) -> bool:
+        def work(ledger: Ledger) -> bool:
+            if not ledger.run("is_running", delivery.queue, delivery.fence, delivery.owner):
+                return False
+            ledger.file.put_records(ledger.connection, records)
+            return True
+
+        return write(self._file, work)
+
     def commit(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         def work(ledger: Ledger) -> list[Delivery]:
             keys = [(one.queue, one.fence, one.owner) for one in deliveries]
             counts = [ledger.connection.execute(QUERIES["commit"], key).rowcount for key in keys]
             return [one for one, count in zip(deliveries, counts, strict=True) if not count]
 
-        return _write(self._file, work) if deliveries else []
+        return write(self._file, work) if deliveries else []
 
     def wake(self) -> None:
         self._is_woken = True
@@ -256,7 +310,7 @@ class SQLiteConsumer:
         self._is_closed = True
         self.wake()
         if self._registered:
-            _write(self._file, self._end_leases)
+            write(self._file, self._end_leases)
             self._registered = ""
 
     def _quiet_for(self, connection: sqlite3.Connection) -> float:
@@ -289,7 +343,8 @@ class SQLiteConsumer:
         open_queues: list[str] = []
         for queue in self._queues:
             # No row at all where the file was deleted and made anew.
-            [(last, paused, expires_at)] = ledger.run("house", self._owner, queue) or [(None, 0, None)]
+            row = ledger.run("house", self._owner, queue) or [(None, 0, None, 0)]
+            [(last, paused, expires_at, has_revoked)] = row
             if expires_at is None:
                 self._end_leases(ledger)
                 self._owners_lost += 1
@@ -301,6 +356,8 @@ class SQLiteConsumer:
             if last is None or not 0 <= ledger.now - last < self._lease * HOUSE_PART:
                 ledger.keep_house(queue, last, self._lease, self._max_deliveries)
             ledger.promote_due(queue)
+            if has_revoked and not paused:
+                ledger.catch_revoked(queue, limit)
             if not paused:
                 open_queues.append(queue)
         return owner, self._pick(ledger, open_queues, limit)
@@ -333,22 +390,11 @@ class SQLiteConsumer:
             moves = ledger.moves(queue)
             moves.ready -= 1
             moves.running += 1
+            if verdict is not None and verdict.startswith(REVOKED):
+                ledger.run("forget", queue, data[KEY])
         ledger.run_many("delete_ready", [(row[2], row[0], row[1]) for row in rows])
         ledger.run_many("add_running", running)
         return taken
-
-
-def _write(file: SQLiteFile, work: Callable[[Ledger], T], timeout: float = PATIENCE) -> T:
-    """Run `work` on the ledger of one transaction."""
-
-    def transaction(connection: sqlite3.Connection) -> T:
-        ledger = Ledger(file, connection)
-        result = work(ledger)
-        ledger.write()
-        return result
-
-    with translated(file, BrokerUnavailable, BrokerRefused):
-        return file.write(transaction, timeout)
 
 
 def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
@@ -362,6 +408,10 @@ def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
         ledger.file.put_records(ledger.connection, settlement.records)
     if settlement.sends:
         ledger.send(settlement.sends)
+    if settlement.arrivals:
+        ledger.send(arrive(ledger.connection, settlement.arrivals))
+    if settlement.joins:
+        end_joins(ledger.connection, settlement.joins)
     match action:
         case Ack():
             return True

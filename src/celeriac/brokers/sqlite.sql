@@ -53,8 +53,10 @@ SELECT owner FROM leases WHERE queue = ? AND expires_at <= ? ORDER BY expires_at
 UPDATE leases SET expires_at = ? + lasts WHERE queue = ?;
 
 -- name: house
--- owner, queue -> housekept_at, paused, expiry of the owner's lease (null: there is none).
-SELECT housekept_at, paused, (SELECT expires_at FROM leases WHERE queue = name AND owner = ?)
+-- owner, queue -> housekept_at, paused, expiry of the owner's lease (null: there is none), whether anything is
+-- remembered as revoked.
+SELECT housekept_at, paused, (SELECT expires_at FROM leases WHERE queue = name AND owner = ?),
+    EXISTS (SELECT 1 FROM revoked WHERE queue = name)
 FROM queues WHERE name = ?;
 
 -- name: mark_house
@@ -108,6 +110,81 @@ SELECT 1 FROM running WHERE queue = ? AND fence = ? AND owner = ?;
 -- queue, fence, owner -> changes no row where the delivery is not the owner's.
 UPDATE running SET is_committed = 1 WHERE queue = ? AND fence = ? AND owner = ?;
 
+-- ------------------------------------------------------------------------------------------------- Revoking
+
+-- name: remember
+-- queue, key, until, terminate (0 or 1), signal. A milder revocation takes nothing of a harder one back.
+INSERT INTO revoked (queue, key, until, terminate, signal) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (queue, key) DO UPDATE SET
+    until = max(until, excluded.until),
+    signal = CASE WHEN excluded.terminate THEN excluded.signal ELSE signal END,
+    terminate = max(terminate, excluded.terminate);
+
+-- name: is_remembered
+-- queue, key, now -> one row where it is.
+SELECT 1 FROM revoked WHERE queue = ? AND key = ? AND until > ?;
+
+-- name: forget
+-- queue, key
+DELETE FROM revoked WHERE queue = ? AND key = ?;
+
+-- name: forget_expired
+-- queue, now, limit
+DELETE FROM revoked WHERE serial IN (
+    SELECT serial FROM revoked WHERE queue = ? AND until <= ? ORDER BY until LIMIT ?
+);
+
+-- name: shorten
+-- queue, queue, how many are to be remembered: deletes those above, the oldest.
+DELETE FROM revoked WHERE queue = ? AND serial IN (
+    SELECT serial FROM revoked WHERE queue = ? ORDER BY until DESC, serial DESC LIMIT -1 OFFSET ?
+);
+
+-- name: held_keys
+-- queue -> the keys of all that is in somebody's holding.
+SELECT substr(data, 2, 16) FROM running WHERE queue = ?;
+
+-- name: some_ready
+-- queue, urgency, position, limit -> urgency, position, key, verdict of those before, the last sent of an urgency
+-- first.
+SELECT urgency, position, substr(data, 2, 16), verdict FROM ready
+WHERE queue = ? AND (urgency, position) < (?, ?) ORDER BY urgency DESC, position DESC LIMIT ?;
+
+-- name: some_delayed
+-- queue, due_at, position, limit -> due_at, position, key, verdict of those before, the last due first.
+SELECT due_at, position, substr(data, 2, 16), verdict FROM delayed
+WHERE queue = ? AND (due_at, position) < (?, ?) ORDER BY due_at DESC, position DESC LIMIT ?;
+
+-- name: take_out_ready
+-- queue, urgency, position -> position, data, history, verdict; no row where it has gone elsewhere.
+DELETE FROM ready WHERE queue = ? AND urgency = ? AND position = ? RETURNING position, data, history, verdict;
+
+-- name: take_out_delayed
+-- queue, due_at, position -> as take_out_ready.
+DELETE FROM delayed WHERE queue = ? AND due_at = ? AND position = ? RETURNING position, data, history, verdict;
+
+-- name: revoked
+-- queue, now -> key, terminate, signal of what is remembered, the oldest first.
+SELECT key, terminate, signal FROM revoked WHERE queue = ? AND until > ? ORDER BY until, serial;
+
+-- ------------------------------------------------------------------------------------------------- Notices
+
+-- name: tell
+-- name, data, told_at
+INSERT INTO notices (name, data, told_at) VALUES (?, ?, ?);
+
+-- name: forget_notices
+-- told before, told after (in the future: the clock was set back)
+DELETE FROM notices WHERE told_at < ? OR told_at > ?;
+
+-- name: last_notice
+-- -> the serial of the last notice there ever was.
+SELECT coalesce((SELECT seq FROM sqlite_sequence WHERE name = 'notices'), 0);
+
+-- name: notices_after
+-- serial -> serial, name, data of each later one.
+SELECT serial, name, data FROM notices WHERE serial > ? ORDER BY serial;
+
 -- ------------------------------------------------------------------------------------------------- Looking
 
 -- name: glance
@@ -120,8 +197,10 @@ SELECT paused, housekept_at,
 FROM queues WHERE name = ?;
 
 -- name: counters
--- queue -> ready, delayed, running, dead, paused
-SELECT ready, delayed, running, dead, paused FROM queues WHERE name = ?;
+-- queue -> ready, delayed, running, dead, paused, evicted
+SELECT ready, delayed, running, dead, paused,
+    coalesce((SELECT total FROM evictions WHERE evictions.queue = name), 0)
+FROM queues WHERE name = ?;
 
 -- name: next_urgency
 -- queue, urgency -> the head behind all of that urgency: urgency, position, key.
@@ -168,3 +247,21 @@ SELECT key, data, reason, detail, died_at, history FROM dead WHERE queue = ? AND
 -- name: take_dead
 -- queue, key -> urgency, data of the letter, which ends.
 DELETE FROM dead WHERE queue = ? AND key = ? RETURNING urgency, data;
+
+-- name: dead_ages
+-- queue, limit -> key, died_at, serial of the oldest letters, and how many there are in all.
+SELECT key, died_at, serial, (SELECT dead FROM queues WHERE name = queue)
+FROM dead WHERE queue = ? ORDER BY serial LIMIT ?;
+
+-- name: evict_dead
+-- queue, serial -> deletes that letter and all before it.
+DELETE FROM dead WHERE queue = ? AND serial <= ?;
+
+-- name: count_evictions
+-- queue, count
+INSERT INTO evictions (queue, total) VALUES (?, ?)
+ON CONFLICT (queue) DO UPDATE SET total = total + excluded.total;
+
+-- name: forget_result
+-- key
+DELETE FROM results WHERE key = ?;

@@ -8,24 +8,41 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
 
 from celeriac import clock
-from celeriac.brokers.contract import Casualty, Outgoing, crash_pause
-from celeriac.drivers.sqlite import SQLiteFile, load_queries
+from celeriac.brokers.contract import (
+    CRASHED,
+    HIGHEST_PRIORITY,
+    REVOKED,
+    Casualty,
+    Outgoing,
+    crash_detail,
+    crash_pause,
+    is_given_up,
+)
+from celeriac.drivers.sqlite import SQLiteFile, load_queries, translated
+from celeriac.exceptions import BrokerRefused, BrokerUnavailable
 from celeriac.message import KEY
 
-#: The reason in the dead letter of a message that has ended too many processes.
-TOO_MANY_CRASHES: Final = "crashed"
 LEASE_EXPIRED: Final = "lease expired"
 #: The verdict on a message whose run had been committed; with a colon and the cause where one is known.
 WORKER_LOST: Final = "worker_lost"
 
+#: Seconds that a verb without a timeout of its own waits for other processes' transactions.
+PATIENCE: Final = 5.0
+#: Revocations whose time is over that one turn of housekeeping deletes.
+FORGOTTEN_AT_ONCE: Final = 1_000
+#: The urgency of the revoked: before every other.
+FIRST: Final = -HIGHEST_PRIORITY - 1
+
 #: Due messages that one `take` moves at most: when a million fall due together, nobody waits for them all.
 PROMOTED_AT_ONCE: Final = 500
+
+T = TypeVar("T")
 
 QUERIES: Final = load_queries(os.path.join(os.path.dirname(__file__), "sqlite.sql"))
 
@@ -109,9 +126,10 @@ class Ledger:
             return
         casualties = [*casualties_of(held.history), casualty]
         held = held._replace(history=_write_history(casualties))
-        if len(casualties) >= max_deliveries:
-            detail = f"its process died {len(casualties)} times, last by {casualty.cause}"
-            self.bury(queue, held, TOO_MANY_CRASHES, detail)
+        if is_given_up(len(casualties), held.verdict, max_deliveries):
+            self.bury(queue, held, CRASHED, crash_detail(casualties))
+        elif len(casualties) >= max_deliveries:
+            self.judge(queue, held, f"{CRASHED}:{crash_detail(casualties)}")
         elif pause := crash_pause(len(casualties)):
             self.delay(queue, held, self.now + pause)
         else:
@@ -120,7 +138,8 @@ class Ledger:
     def delay(self, queue: str, held: Held, due_at: float) -> None:
         """Waits until then, with all that is known of it."""
         [position] = self.take_positions(1)
-        self.run("add_delayed", queue, due_at, position, held.urgency, held.data, held.history, held.verdict)
+        verdict = WORKER_LOST if held.is_committed else held.verdict
+        self.run("add_delayed", queue, due_at, position, held.urgency, held.data, held.history, verdict)
         self.moves(queue).delayed += 1
 
     def end_lease(self, queue: str, owner: str) -> list[Held]:
@@ -136,12 +155,27 @@ class Ledger:
         Nobody has looked, either, if the last one did so in the future: the clock was set back.
         """
         self.run("mark_house", self.now, queue)
+        self.run("forget_expired", queue, self.now, FORGOTTEN_AT_ONCE)
         if last is not None and not 0 <= self.now - last <= lease / 2:
             self.run("amnesty", self.now, queue)
             return
         for (owner,) in self.run("expired_owners", queue, self.now):
             for held in self.end_lease(queue, owner):
                 self.count_crash(queue, held, Casualty(LEASE_EXPIRED, self.now, owner), max_deliveries)
+
+    def come_first(
+        self, queue: str, position: int, data: bytes, history: bytes | None, verdict: str = REVOKED
+    ) -> None:
+        """A revoked message that waits, taken out of its table, comes before all others."""
+        self.run("add_ready", queue, FIRST, position, data, history, verdict)
+        self.run("forget", queue, data[KEY])
+
+    def catch_revoked(self, queue: str, limit: int) -> None:
+        """Judge those at the head of the queue that are remembered as revoked."""
+        for urgency, position, _, data, history, verdict in self.run("head", queue, limit):
+            if verdict is None and self.run("is_remembered", queue, data[KEY], self.now):
+                self.run("delete_ready", queue, urgency, position)
+                self.come_first(queue, position, data, history)
 
     def promote_due(self, queue: str) -> None:
         rows = self.run("due", queue, self.now, PROMOTED_AT_ONCE)
@@ -180,6 +214,19 @@ class Ledger:
                 moves.delayed += 1
         self.run_many("add_ready", ready)
         self.run_many("add_delayed", delayed)
+
+
+def write(file: SQLiteFile, work: Callable[[Ledger], T], timeout: float = PATIENCE) -> T:
+    """Run `work` on the ledger of one transaction."""
+
+    def transaction(connection: sqlite3.Connection) -> T:
+        ledger = Ledger(file, connection)
+        result = work(ledger)
+        ledger.write()
+        return result
+
+    with translated(file, BrokerUnavailable, BrokerRefused):
+        return file.write(transaction, timeout)
 
 
 def casualties_of(history: bytes | None) -> list[Casualty]:

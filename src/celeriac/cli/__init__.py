@@ -41,6 +41,7 @@ COMMANDS: Final[Mapping[str, Command]] = {
     "report": Command("celeriac.cli.report", "Show versions, platform and settings, for a bug report"),
     "result": Command("celeriac.cli.result", "Show how a task ended"),
     "resume": Command("celeriac.cli.resume", "Let workers take from paused queues again"),
+    "status": Command("celeriac.cli.status", "Show which workers answer, and how each is"),
     "worker": Command("celeriac.cli.worker", "Start a worker"),
 }
 
@@ -51,13 +52,12 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "control": "not available yet",
     "events": "not available yet",
     "graph": "not part of Celeriac",
-    "inspect": "not available yet; `celeriac queues` shows what runs",
+    "inspect": "use `celeriac status` and `celeriac queues`; or `app.control.inspect()`",
     "list": "use `celeriac queues`",
     "logtool": "use `celeriac worker --log-format json` and any tool that reads JSON",
     "migrate": "not available yet",
     "multi": "let systemd, a container or a supervisor start each worker; `--processes` adds processes to one",
     "shell": "not available yet",
-    "status": "not available yet; `celeriac queues` shows what runs",
     "upgrade": "not needed: Celery's old settings are read as they are",
 }
 

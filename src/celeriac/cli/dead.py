@@ -11,6 +11,7 @@ Ids and filters choose; filters are joined by "and". replay and drop ask first, 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from collections.abc import Iterator
 from typing import Any, Final
@@ -21,7 +22,9 @@ from celeriac import clock, message, wire
 from celeriac.brokers.contract import DeadLetter
 from celeriac.cli import parsing, show
 from celeriac.cli.opening import check_queues, open_broker
+from celeriac.context import Request
 from celeriac.exceptions import DecodeError, ImproperlyConfigured
+from celeriac.workflow.follow import abandoned
 
 _PAGE: Final = 1000
 _COLUMNS: Final = ("id", "queue", "task", "reason", "died", "detail")
@@ -112,6 +115,9 @@ def _list(app: Any, wanted: Wanted, args: argparse.Namespace) -> int:
     show.table(_COLUMNS, rows, color=not args.no_color)
     if is_more:
         print(f"These are the first {args.limit}; --limit 0 lists all.", file=sys.stderr)
+    for queue in wanted.queues if not wanted.keys else ():
+        if evicted := app.broker.stats(queue).evicted:
+            print(f"{show.count(evicted, 'older dead letter')} of {queue} were deleted.", file=sys.stderr)
     return wire.EXIT_OK
 
 
@@ -137,7 +143,23 @@ def _show(app: Any, wanted: Wanted, args: argparse.Namespace) -> int:
 
 
 def _replay(app: Any, wanted: Wanted, args: argparse.Namespace) -> int:
-    return _settle(app, wanted, args, app.broker.replay, ("Send", "again", "Replayed"))
+    def replay(queue: str, keys: list[bytes]) -> int:
+        _forget_failures(app, queue, keys)
+        return int(app.broker.replay(queue, keys))
+
+    return _settle(app, wanted, args, replay, ("Send", "again", "Replayed"))
+
+
+def _forget_failures(app: Any, queue: str, keys: list[bytes]) -> None:
+    """Forget that the later steps of chains will never run; and that these failed, where the broker does not do so."""
+    forgotten: list[bytes] = []
+    for letter in filter(None, (app.broker.find_dead(queue, key) for key in keys)):
+        if app.backend.place != app.broker.place:
+            forgotten.append(letter.data[message.KEY])
+        with contextlib.suppress(DecodeError):
+            forgotten += abandoned(Request(message.decode(letter.data, app.conf.accept_content)))
+    if forgotten:
+        app.backend.forget(forgotten)
 
 
 def _drop(app: Any, wanted: Wanted, args: argparse.Namespace) -> int:

@@ -4,7 +4,8 @@
     celeriac -A proj queues --watch 5
     celeriac -b redis://localhost queues --json
 
-"scheduled" waits for its time (countdown, eta, retries); "oldest" is how long the first has waited.
+"scheduled" waits for its time (countdown, eta, retries); "oldest" is how long the first has waited; "evicted" dead
+letters were deleted for their age or their number (task_dead_letter_expires, task_dead_letter_max).
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from celeriac.brokers.contract import QueueStats
 from celeriac.cli import show
 from celeriac.cli.opening import check_queues, known_queues, open_broker
 
-_COLUMNS: Final = ("queue", "ready", "scheduled", "running", "dead", "oldest", "")
-_NUMERIC: Final = ("ready", "scheduled", "running", "dead", "oldest")
+_COLUMNS: Final = ("queue", "ready", "scheduled", "running", "dead", "evicted", "oldest", "")
+_NUMERIC: Final = ("ready", "scheduled", "running", "dead", "evicted", "oldest")
 _CLEAR: Final = "\033[H\033[J"
 
 
@@ -59,7 +60,7 @@ def _print(stats: list[QueueStats], args: argparse.Namespace) -> None:
         return
     rows = [
         (
-            one.queue, one.ready, one.delayed, one.running, one.dead, show.age(one.oldest_at),
+            one.queue, one.ready, one.delayed, one.running, one.dead, one.evicted, show.age(one.oldest_at),
             "paused" if one.paused else "",
         )
         for one in stats
@@ -71,5 +72,5 @@ def _fields(one: QueueStats) -> dict[str, Any]:
     oldest = None if one.oldest_at is None else round(max(0.0, clock.now() - one.oldest_at), 3)
     return {
         "queue": one.queue, "ready": one.ready, "scheduled": one.delayed, "running": one.running,
-        "dead": one.dead, "oldest_age": oldest, "paused": one.paused,
+        "dead": one.dead, "evicted": one.evicted, "oldest_age": oldest, "paused": one.paused,
     }  # fmt: skip

@@ -12,8 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import msgspec
+
 from celeriac import clock
-from celeriac.brokers.contract import Casualty, DeadLetter, Record
+from celeriac.brokers.contract import Arrival, Casualty, DeadLetter, Join, Outgoing, Record, Revocation
 from celeriac.exceptions import CeleriacError, ImproperlyConfigured
 from celeriac.urls import Url
 
@@ -59,9 +61,22 @@ class Queue:
     running: dict[int, Entry] = field(default_factory=dict[int, Entry])
     dead: dict[bytes, tuple[DeadLetter, Entry]] = field(default_factory=dict[bytes, tuple[DeadLetter, Entry]])
     leases: dict[str, Lease] = field(default_factory=dict[str, Lease])
+    #: By key, the oldest first: until when it is remembered, and what.
+    revoked: dict[bytes, tuple[float, Revocation]] = field(
+        default_factory=dict[bytes, tuple[float, Revocation]]
+    )
     was_sent_to: bool = False
     paused: bool = False
+    evicted: int = 0
     housekept_at: float | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Mailbox:
+    """What somebody was told under some names and has not read yet."""
+
+    names: frozenset[str]
+    notices: list[tuple[str, bytes]] = field(default_factory=list[tuple[str, bytes]])
 
 
 @dataclass(slots=True)
@@ -71,6 +86,30 @@ class StoredRecord:
     data: bytes
     expires_at: float | None
     serial: int
+
+
+#: Instead of a place: a join was complete when its size was said.
+BY_SIZE = -1
+
+
+@dataclass(slots=True)
+class OpenJoin:
+    """A join, and what has come to it by place; `completed_by` is the place that came last, or `BY_SIZE`."""
+
+    join: Join
+    size: int | None
+    expires_at: float
+    results: dict[int, bytes] = field(default_factory=dict[int, bytes])
+    completed_by: int | None = None
+
+    def due(self) -> Outgoing:
+        """Its message, as it is to be sent now."""
+        delay = self.join.delay
+        return (
+            self.join.outgoing
+            if delay is None
+            else msgspec.structs.replace(self.join.outgoing, due_at=clock.now() + delay)
+        )
 
 
 class Space:
@@ -85,8 +124,10 @@ class Space:
         self.place = f"memory:{name}"
         self.changed = threading.Condition()
         self.queues: dict[str, Queue] = {}
+        self.mailboxes: list[Mailbox] = []
         #: In the order of their serials: a record that is put again moves to the end.
         self.records: dict[bytes, StoredRecord] = {}
+        self.joins: dict[bytes, OpenJoin] = {}
         self._process = os.getpid()
         self._last_position = 0
         self._last_serial = 0
@@ -138,6 +179,19 @@ class Space:
             self.sweep()
         self.changed.notify_all()
 
+    def arrive(self, arrivals: Iterable[Arrival]) -> list[Outgoing]:
+        """Note results at their joins. Returns the messages of those that are complete by it."""
+        due: list[Outgoing] = []
+        for arrival in arrivals:
+            found = self.joins.get(arrival.join)
+            if found is None:
+                continue
+            found.results.setdefault(arrival.place, arrival.data)
+            if len(found.results) == found.size and found.completed_by in (None, arrival.place):
+                found.completed_by = arrival.place
+                due.append(found.due())
+        return due
+
     def alive(self, keys: Iterable[bytes]) -> dict[bytes, bytes]:
         now = clock.now()
         found = ((key, self.records.get(key)) for key in keys)
@@ -164,4 +218,6 @@ class Space:
         ]
         for key in expired:
             del self.records[key]
+        for key in [key for key, join in self.joins.items() if join.expires_at <= now]:
+            del self.joins[key]
         return len(expired)

@@ -10,17 +10,20 @@ Errors leave this module as ours, by `translate`: nothing above knows hiredis or
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import select
 import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import hiredis
 
-from celeriac import clock, plugins
+from celeriac import clock, native, plugins
+from celeriac.drivers import pool
 from celeriac.exceptions import (
     BackendError,
     BrokerRefused,
@@ -39,8 +42,18 @@ Command = tuple[Any, ...]
 #: Default prefix of every key; `global_keyprefix` of the transport options or `?prefix=` of the URL replace it.
 PREFIX: Final = "celeriac:"
 
-#: Error replies that pass by themselves: the server starts, fails over, or is busy with a script.
-_PASSING: Final = ("LOADING", "MASTERDOWN", "TRYAGAIN", "BUSY", "CLUSTERDOWN", "READONLY", "UNBLOCKED")
+#: Error replies about the state that the server is in, which may pass: it starts, fails over, is busy with a script,
+#: has no room. The broker is away then, and is tried again. Every other error is a refusal, and told at once.
+_PASSING: Final = (
+    "BUSY", "CLUSTERDOWN", "LOADING", "MASTERDOWN", "MAXCLIENTS", "MISCONF", "NOREPLICAS", "OOM", "READONLY",
+    "TRYAGAIN", "UNBLOCKED",
+)  # fmt: skip
+#: Errors whose first word does not say which they are: what their text contains, and the word for it.
+_WORDLESS: Final = {
+    "max number of clients": "MAXCLIENTS",
+    "user executing the script can't": "NOPERM",
+    "ACL failure in script": "NOPERM",
+}
 _ADVICE: Final = {
     "OOM": "the server's memory is full: raise maxmemory, or find out which queue or result fills it",
     "READONLY": "this server is a replica that cannot be written: point the URL at the primary",
@@ -48,18 +61,23 @@ _ADVICE: Final = {
     "WRONGPASS": "the user name or the password of the URL is wrong",
     "NOPERM": "the user of the URL may not run this command: see the server's ACL",
     "MISCONF": "the server cannot write its snapshot to disk and refuses writes: see its log",
+    "BUSY": "somebody's script has run for long: wait for it, or end it with SCRIPT KILL",
+    "CLUSTERDOWN": "a part of the cluster has no primary",
     "LOADING": "the server is loading its data from disk",
+    "MAXCLIENTS": "the server has too many connections: raise its maxclients, or find out who holds them",
     "MASTERDOWN": "this replica has lost its primary",
     "NOREPLICAS": "too few replicas answer, and min-replicas-to-write forbids to go on",
 }
 
 
 class ServerError(Exception):
-    """The server answered a command with an error. `code` is its first word."""
+    """The server answered a command with an error. `code` is its first word, or a word of ours that says more."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
         self.code = text.partition(" ")[0]
+        if self.code == "ERR":
+            self.code = next((code for part, code in _WORDLESS.items() if part in text), self.code)
 
     @property
     def passing(self) -> bool:
@@ -288,11 +306,19 @@ class Connection:
 
     def pipeline_pushed(self, command: Command) -> None:
         """Send a command that is answered by pushes only. Raises: OSError, ServerError."""
+        before = len(self.pushes)
         self._sock.sendall(_pack(command) + _pack(("PING",)))
         reply = self._read()
         if isinstance(reply, ServerError):
-            self._read()
+            # A server that is loading, or has lost its primary, obeys the command and refuses the PING.
+            kind = str(command[0]).lower().encode()
+            if not any(push[0] == kind for push in itertools.islice(self.pushes, before, None)):
+                self._read()
             raise reply
+
+    def send(self, command: Command) -> None:
+        """Send a command that is answered by pushes only, and do not wait for them. Raises: OSError."""
+        self._sock.sendall(_pack(command))
 
     def wait_readable(self, timeout: float, also: int) -> bool:
         """Wait at most `timeout` seconds for something to read, or for the file descriptor `also`.
@@ -306,7 +332,7 @@ class Connection:
 
     def is_closed(self) -> bool:
         """Whether the server has closed it while it was idle, as one that expects nothing sees it."""
-        poller = select.poll()
+        poller = native.poll()
         poller.register(self._sock, select.POLLIN)
         return bool(poller.poll(0))
 
@@ -317,7 +343,7 @@ class Connection:
         the socket would never tell of it.
         """
         self.parse_pushes()
-        poller = select.poll()
+        poller = native.poll()
         poller.register(self._sock, select.POLLIN)
         while poller.poll(0):
             self._fill(self._sock.recv(65536))
@@ -354,81 +380,29 @@ class Script:
 
 
 def read_scripts(path: str) -> dict[str, Script]:
-    """The scripts of a Lua file: sections that begin with `--[[ script NAME`, each behind the common part."""
+    """The scripts of a Lua file: sections that begin with `--[[ script NAME`, each behind the common part and
+    behind `redis_joins.lua`."""
+    with open(f"{os.path.dirname(__file__)}/redis_joins.lua", encoding="utf-8") as file:
+        shared = file.read()
     with open(path, encoding="utf-8") as file:
         common, *sections = file.read().split("--[[ script ")
     return {
-        section.split(maxsplit=1)[0].rstrip(":"): Script(f"{common}--[[ {section}") for section in sections
+        section.split(maxsplit=1)[0].rstrip(":"): Script(f"{shared}{common}--[[ {section}")
+        for section in sections
     }
 
 
-class Pool:
-    """A bounded set of connections of one process. Safe for threads; a fork starts with none of its parent's."""
+class Pool(pool.Pool[Connection]):
+    """The connections of one process to one server."""
 
     def __init__(self, address: Address) -> None:
-        self.address = address
-        self._condition = threading.Condition()
-        self._idle: list[Connection] = []
-        self._open = 0
-        self._pid = os.getpid()
-
-    def acquire(self, deadline: float) -> Connection:
-        """A connection until `release`, by the monotonic `deadline`. Raises: OSError, ServerError."""
-        if self._pid != os.getpid():
-            self._start_over()
-        with self._condition:
-            while not self._idle and 0 < self.address.pool_limit <= self._open:
-                if not self._condition.wait(max(0.0, deadline - clock.monotonic())):
-                    raise TimeoutError(
-                        f"all {self._open} connections of the pool are busy (broker_pool_limit)"
-                    )
-            if self._idle:
-                return self._idle.pop()
-            self._open += 1
-        try:
-            return Connection(self.address, max(0.001, deadline - clock.monotonic()))
-        except BaseException:
-            self._gone()
-            raise
-
-    def release(self, connection: Connection) -> None:
-        with self._condition:
-            self._idle.append(connection)
-            self._condition.notify()
-
-    def discard(self, connection: Connection) -> None:
-        """Give back a connection that is of no use any more."""
-        connection.close()
-        if connection.pid == self._pid:
-            self._gone()
-
-    def _drop_closed(self) -> None:
-        """Forget idle connections that the server has closed: after its restart the first call must not fail."""
-        with self._condition:
-            while self._idle and self._idle[-1].is_closed():
-                self._idle.pop().close()
-                self._open -= 1
-
-    def _gone(self) -> None:
-        with self._condition:
-            self._open -= 1
-            self._condition.notify()
-
-    def _start_over(self) -> None:
-        # The parent's sockets are shared over the fork. They are dropped unused: a byte written here would
-        # break the parent's conversation; closing our copies does not.
-        self._condition = threading.Condition()
-        for connection in self._idle:
-            connection.close()
-        self._idle = []
-        self._open = 0
-        self._pid = os.getpid()
+        super().__init__(partial(Connection, address), address.pool_limit)
 
     @contextlib.contextmanager
     def connection(self, timeout: float) -> Generator[Connection]:
         """A connection for a few calls that take `timeout` seconds in all; dropped if anything fails on the wire."""
         deadline = clock.monotonic() + timeout
-        self._drop_closed()
+        self.drop_closed()
         connection = self.acquire(deadline)
         try:
             connection.set_timeout(deadline - clock.monotonic())
@@ -440,16 +414,6 @@ class Pool:
             self.discard(connection)
             raise
         self.release(connection)
-
-    def close(self) -> None:
-        """Close what is idle. Idempotent; a later `acquire` opens anew."""
-        if self._pid != os.getpid():
-            self._start_over()
-        with self._condition:
-            idle, self._idle = self._idle, []
-            self._open -= len(idle)
-        for connection in idle:
-            connection.close()
 
 
 def explain(exc: ServerError) -> str:

@@ -27,7 +27,7 @@ from celeriac.urls import Url
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 3
 APPLICATION_ID: Final = 1128614977
 #: RETURNING came with SQLite 3.35 (March 2021).
 OLDEST_SQLITE: Final = (3, 35)

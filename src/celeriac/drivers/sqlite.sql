@@ -7,7 +7,8 @@
 -- `history` holds the casualties as MessagePack; a row with a history or a verdict is a suspect.
 
 -- name: schema
--- Run as one script by whoever opens the file first; harmless when two do so at once.
+-- Run as one script by whoever opens the file first, or first since it had an earlier version: those lack tables, and the
+-- tables that they have are the same. Harmless when two do so at once.
 BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS sequence (last INTEGER NOT NULL);
 INSERT INTO sequence SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM sequence);
@@ -74,6 +75,8 @@ CREATE TABLE IF NOT EXISTS dead (
     UNIQUE (queue, key)
 );
 CREATE INDEX IF NOT EXISTS dead_in_order ON dead (queue, serial);
+-- How many dead letters were deleted for their age or their number, ever.
+CREATE TABLE IF NOT EXISTS evictions (queue TEXT PRIMARY KEY, total INTEGER NOT NULL) WITHOUT ROWID;
 -- AUTOINCREMENT: a serial is never used twice, so a watch that has seen serial n misses nothing after it.
 CREATE TABLE IF NOT EXISTS results (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -82,8 +85,45 @@ CREATE TABLE IF NOT EXISTS results (
     data BLOB NOT NULL
 );
 CREATE INDEX IF NOT EXISTS results_that_expire ON results (expires_at) WHERE expires_at IS NOT NULL;
+-- A join: a message, and how many results it waits for. `completed_by` is the place that came last.
+CREATE TABLE IF NOT EXISTS joins (
+    key BLOB PRIMARY KEY,
+    size INTEGER,
+    queue TEXT NOT NULL,
+    priority INTEGER NOT NULL,
+    due_at REAL,
+    delay REAL,
+    data BLOB NOT NULL,
+    came INTEGER NOT NULL DEFAULT 0,
+    completed_by INTEGER,
+    expires_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS joins_that_expire ON joins (expires_at);
+CREATE TABLE IF NOT EXISTS arrivals (
+    key BLOB NOT NULL,
+    place INTEGER NOT NULL,
+    data BLOB NOT NULL,
+    PRIMARY KEY (key, place)
+) WITHOUT ROWID;
+-- Version 3: what is revoked and was not found waiting, and what is told to those who listen.
+CREATE TABLE IF NOT EXISTS revoked (
+    serial INTEGER PRIMARY KEY,
+    queue TEXT NOT NULL,
+    key BLOB NOT NULL,
+    until REAL NOT NULL,
+    terminate INTEGER NOT NULL,
+    signal TEXT NOT NULL,
+    UNIQUE (queue, key)
+);
+CREATE INDEX IF NOT EXISTS revoked_in_order ON revoked (queue, until);
+CREATE TABLE IF NOT EXISTS notices (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL,
+    data BLOB NOT NULL,
+    told_at REAL NOT NULL
+);
 PRAGMA application_id = 1128614977;
-PRAGMA user_version = 1;
+PRAGMA user_version = 3;
 COMMIT;
 
 -- name: put_result

@@ -16,16 +16,27 @@ from celeriac.exceptions import UnknownScheme
 
 
 class PoolSpec(NamedTuple):
-    """One pool. `main_thread`: runs happen in the child's main thread, where signals can interrupt them."""
+    """One pool.
+
+    `main_thread`: runs happen in the child's main thread, one at a time, where signals can interrupt them. `patch`:
+    called by the template before the application is imported. `loop`: runs share the main thread and take turns;
+    the class is a `LoopPool`.
+    """
 
     processes: int | Literal["concurrency"]
     slots: int | Literal["concurrency"]
     path: str
     main_thread: bool = False
+    patch: str = ""
+    loop: bool = False
 
 
 #: The name users type after `-P` -> the pool. A third party adds its own by the entry point `celeriac.pools`.
 POOLS: Final[Mapping[str, PoolSpec]] = {
+    "asyncio": PoolSpec(1, "concurrency", "celeriac.pools.asyncio:AsyncioPool"),
+    "gevent": PoolSpec(
+        1, "concurrency", "celeriac.pools.gevent:GeventPool", patch="gevent.monkey:patch_all", loop=True
+    ),
     "prefork": PoolSpec("concurrency", 1, "celeriac.pools.solo:SoloPool", main_thread=True),
     "processes": PoolSpec("concurrency", 1, "celeriac.pools.solo:SoloPool", main_thread=True),
     "solo": PoolSpec(1, 1, "celeriac.pools.solo:SoloPool", main_thread=True),

@@ -32,8 +32,14 @@ class SoloPool:
     def interrupt(self, slot: int, error: type[BaseException] | None) -> bool:
         return False
 
+    def can_abandon(self, slot: int) -> bool:
+        return False
+
     def abandon(self, slot: int) -> bool:
         return False
+
+    def strays(self) -> int:
+        return 0
 
     def close(self) -> None:
         return None

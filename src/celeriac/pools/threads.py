@@ -1,13 +1,13 @@
 """The pool of threads: one for each slot, started when first needed.
 
 A run that overruns is told by an exception raised in its thread (`PyThreadState_SetAsyncExc`), which arrives when
-the thread next executes Python code. A run that does not listen can be abandoned: its thread is left to
-itself, and the slot gets a fresh one.
+the thread next executes Python code; a coroutine hears of it where it waits. A run that does not listen can be
+abandoned: its thread is left to itself, and the slot gets a fresh one.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import os
 import sys
 import threading
@@ -16,7 +16,9 @@ from collections import deque
 from queue import SimpleQueue
 
 from celeriac import clock
+from celeriac.exceptions import RunAbandoned
 from celeriac.pools.contract import Run
+from celeriac.pools.telling import COROUTINES, raise_in_thread
 
 
 class _Slot(threading.Thread):
@@ -31,7 +33,9 @@ class _Slot(threading.Thread):
     def run(self) -> None:
         try:
             while (run := self.inbox.get()) is not None:
-                run(self.number)
+                # A coroutine that was given up ends so.
+                with contextlib.suppress(RunAbandoned):
+                    run(self.number)
                 self.pool.ended(self)
         except BaseException:  # noqa: BLE001 - the process ends
             # A run does not raise. If it does all the same, nobody knows what became of its message: end the
@@ -44,12 +48,14 @@ class _Slot(threading.Thread):
 class ThreadsPool:
     """See `celeriac.pools.contract.Pool`. The condition guards every field; slots notify it when they are idle."""
 
-    def __init__(self, slots: int) -> None:
+    def __init__(self, slots: int, condition: threading.Condition | None = None) -> None:
+        """`condition`: of a pool of which this one is a part."""
         self._slots = slots
-        self._condition = threading.Condition()
+        self._condition = condition or threading.Condition()
         self._idle: list[_Slot] = []
         self._busy: dict[int, _Slot] = {}
         self._unused = deque(range(slots))
+        self._strays = 0
 
     @property
     def slots(self) -> int:
@@ -76,6 +82,7 @@ class ThreadsPool:
                 self._idle.append(slot)
                 self._condition.notify_all()
             else:
+                self._strays -= 1
                 slot.inbox.put(None)
 
     def wait_free(self, timeout: float) -> bool:
@@ -91,17 +98,32 @@ class ThreadsPool:
             thread = self._busy.get(slot)
             if thread is None or thread.ident is None:
                 return False
-            set_error = ctypes.pythonapi.PyThreadState_SetAsyncExc
-            thrown = None if error is None else ctypes.py_object(error)
-            return bool(set_error(ctypes.c_ulong(thread.ident), thrown))
+            coroutine = COROUTINES.of(thread.ident)
+            if coroutine is None:
+                return raise_in_thread(thread.ident, error)
+            if error is None:
+                coroutine.forget()
+            else:
+                coroutine.tell(error)
+            return True
+
+    def can_abandon(self, slot: int) -> bool:
+        return True
 
     def abandon(self, slot: int) -> bool:
         with self._condition:
-            if self._busy.pop(slot, None) is None:
+            thread = self._busy.pop(slot, None)
+            if thread is None:
                 return False
             self._unused.append(slot)
+            self._strays += 1
             self._condition.notify_all()
+            if thread.ident is not None and (coroutine := COROUTINES.of(thread.ident)) is not None:
+                coroutine.tell(RunAbandoned)
             return True
+
+    def strays(self) -> int:
+        return self._strays
 
     def close(self) -> None:
         with self._condition:

@@ -2,6 +2,11 @@
 
 A result is a small record under the 16-byte key of its task. The store knows nothing of what is in a record:
 `celeriac.result` writes and reads them (`Stored`). `tests/results` runs one contract suite on every adapter.
+
+A store also keeps *joins*: results that are waited for together, and the message that is sent when the last has come.
+It counts places, not arrivals, so that a run that is repeated counts once. Where the store shares its broker's place,
+results come to a join by settlements (`Settlement.arrivals`), in one step with them; `arrive` is for where they
+are apart.
 """
 
 from __future__ import annotations
@@ -9,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-from celeriac.brokers.contract import Record
+from celeriac.brokers.contract import Arrival, Join, Outgoing, Record
 
 
 @runtime_checkable
@@ -38,6 +43,38 @@ class ResultStore(Protocol):
 
     def forget(self, keys: Sequence[bytes]) -> int:
         """Delete records. Returns how many were there."""
+        ...
+
+    def open_join(self, join: Join) -> None:
+        """From now on results may come to it. Changes nothing where it is open already."""
+        ...
+
+    def size_join(self, key: bytes, size: int) -> list[Outgoing]:
+        """Say how many a join waits for. Returns its message, for the caller to send, if they had all come."""
+        ...
+
+    def grow_join(self, key: bytes) -> int | None:
+        """Let a join wait for one more. Returns the new place.
+
+        None: there is no join of that key, its size is not known, or it is complete.
+        """
+        ...
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        """Note results that have come to joins. Returns the messages of those that are complete by it, for the
+        caller to send.
+
+        The arrival that completed a join returns its message each time it is repeated: nobody knows whether the caller
+        lived to send it. To a join that is not there nothing comes.
+        """
+        ...
+
+    def gathered(self, key: bytes) -> list[bytes] | None:
+        """The results of a join by place; None: it is not complete, or there is none of that key."""
+        ...
+
+    def end_joins(self, keys: Sequence[bytes]) -> None:
+        """Delete joins with all that came to them."""
         ...
 
     def sweep(self) -> int:

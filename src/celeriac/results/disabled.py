@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from celeriac.brokers.contract import Record
+from celeriac.brokers.contract import Arrival, Join, Outgoing, Record
 from celeriac.exceptions import ResultNotStored
 from celeriac.results.contract import Watch
 
@@ -30,11 +30,31 @@ class DisabledResults:
     def forget(self, keys: Sequence[bytes]) -> int:
         return 0
 
+    def open_join(self, join: Join) -> None:
+        """Raises: ResultNotStored."""
+        raise self._refusal("a chord, or a very long chain, keeps its state in the result store, and ")
+
+    def size_join(self, key: bytes, size: int) -> list[Outgoing]:
+        """Raises: ResultNotStored."""
+        raise self._refusal()
+
+    def grow_join(self, key: bytes) -> int | None:
+        return None
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        return []
+
+    def gathered(self, key: bytes) -> list[bytes] | None:
+        return None
+
+    def end_joins(self, keys: Sequence[bytes]) -> None:
+        """Nothing."""
+
     def sweep(self) -> int:
         return 0
 
     def close(self) -> None:
         """Nothing."""
 
-    def _refusal(self) -> ResultNotStored:
-        return ResultNotStored("no results are kept: result_backend is 'disabled://'")
+    def _refusal(self, what: str = "") -> ResultNotStored:
+        return ResultNotStored(f"{what}no results are kept: result_backend is 'disabled://'")

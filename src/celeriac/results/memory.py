@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from celeriac import clock
-from celeriac.brokers.contract import Record
-from celeriac.drivers.memory import Space
+from celeriac.brokers.contract import JOIN_TTL, Arrival, Join, Outgoing, Record
+from celeriac.drivers.memory import BY_SIZE, OpenJoin, Space
 from celeriac.exceptions import BackendError
 from celeriac.urls import Url
 
@@ -41,6 +41,45 @@ class MemoryResults:
             for key in keys:
                 space.records.pop(key, None)
             return len(there)
+
+    def open_join(self, join: Join) -> None:
+        with self._entered() as space:
+            space.joins.setdefault(join.key, OpenJoin(join, join.size, clock.now() + JOIN_TTL))
+
+    def size_join(self, key: bytes, size: int) -> list[Outgoing]:
+        with self._entered() as space:
+            found = space.joins.get(key)
+            if found is None:
+                return []
+            found.size = size
+            if len(found.results) != size or found.completed_by not in (None, BY_SIZE):
+                return []
+            found.completed_by = BY_SIZE
+            return [found.due()]
+
+    def grow_join(self, key: bytes) -> int | None:
+        with self._entered() as space:
+            found = space.joins.get(key)
+            if found is None or found.size is None or found.completed_by is not None:
+                return None
+            found.size += 1
+            return found.size - 1
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        with self._entered() as space:
+            return space.arrive(arrivals)
+
+    def gathered(self, key: bytes) -> list[bytes] | None:
+        with self._entered() as space:
+            found = space.joins.get(key)
+            if found is None or len(found.results) != found.size:
+                return None
+            return [found.results[place] for place in range(len(found.results))]
+
+    def end_joins(self, keys: Sequence[bytes]) -> None:
+        with self._entered() as space:
+            for key in keys:
+                space.joins.pop(key, None)
 
     def sweep(self) -> int:
         with self._entered() as space:

@@ -2,7 +2,7 @@
 
 One string for each result, `<prefix>r:<key>`, with the server's own expiry. Storing publishes the record on a channel
 of the same name; a watch subscribes first and reads second, so that nothing falls between. RESP3 lets
-its one connection do both.
+its one connection do both. Joins are hashes, described in `drivers/redis_joins.lua`.
 """
 
 from __future__ import annotations
@@ -12,11 +12,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from celeriac import clock
-from celeriac.brokers.contract import Record
-from celeriac.drivers.redis import Address, Command, Connection, Pool, ServerError, store_errors
+from celeriac.brokers.contract import JOIN_TTL, Arrival, Join, Outgoing, Record
+from celeriac.drivers.redis import (
+    Address,
+    Command,
+    Connection,
+    Pool,
+    ServerError,
+    read_scripts,
+    store_errors,
+)
 from celeriac.urls import Url
 
 _BATCH: Final = 1000
+_SCRIPTS: Final = read_scripts(f"{os.path.dirname(__file__)}/redis.lua")
 
 
 class RedisResults:
@@ -26,6 +35,7 @@ class RedisResults:
         self._address = Address(url, options)
         self._pool = Pool(self._address)
         self._prefix = self._address.prefix.encode() + b"r:"
+        self._joins = self._address.prefix.encode() + b"j:"
 
     @property
     def place(self) -> str:
@@ -56,11 +66,61 @@ class RedisResults:
         commands: list[Command] = [("UNLINK", *(self._prefix + key for key in part)) for part in parts]
         return sum(self._pipeline(commands)) if commands else 0
 
+    def open_join(self, join: Join) -> None:
+        sent = join.outgoing
+        due = "" if sent.due_at is None else max(0, int((sent.due_at - clock.now()) * 1000))
+        delay = "" if join.delay is None else int(join.delay * 1000)
+        size = "" if join.size is None else join.size
+        self._script(
+            "open_join",
+            join.key,
+            size,
+            sent.queue,
+            sent.priority,
+            due,
+            delay,
+            sent.data,
+            int(JOIN_TTL * 1000),
+        )
+
+    def size_join(self, key: bytes, size: int) -> list[Outgoing]:
+        return _due(self._script("size_join", key, size))
+
+    def grow_join(self, key: bytes) -> int | None:
+        place = self._script("grow_join", key)
+        return None if place < 0 else int(place)
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        return [
+            due for one in arrivals for due in _due(self._script("arrive", one.join, one.place, one.data))
+        ]
+
+    def gathered(self, key: bytes) -> list[bytes] | None:
+        name = self._joins + key
+        [count, size] = self._pipeline([("HLEN", name), ("HGET", name, "s")])
+        if not size or count - 2 < int(size):
+            return None
+        found: list[bytes | None] = []
+        for start in range(0, int(size), _BATCH):
+            places = range(start, min(start + _BATCH, int(size)))
+            [values] = self._pipeline([("HMGET", name, *places)])
+            found += values
+        there = [data for data in found if data is not None]
+        return there if len(there) == len(found) else None
+
+    def end_joins(self, keys: Sequence[bytes]) -> None:
+        if keys:
+            self._pipeline([("UNLINK", *(self._joins + key for key in keys))])
+
     def sweep(self) -> int:
         return 0
 
     def close(self) -> None:
         self._pool.close()
+
+    def _script(self, name: str, key: bytes, *arguments: Any) -> Any:
+        with store_errors(self.place), self._pool.connection(self._address.timeout) as connection:
+            return connection.script(_SCRIPTS[name], self._joins + key, *arguments)
 
     def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
         with store_errors(self.place), self._pool.connection(self._address.timeout) as connection:
@@ -69,6 +129,15 @@ class RedisResults:
                 if isinstance(reply, ServerError):
                     raise reply
             return replies
+
+
+def _due(reply: Any) -> list[Outgoing]:
+    """The message that a script of joins returned, if it did."""
+    if not reply:
+        return []
+    queue, priority, delay, data = reply
+    due_at = None if delay in (b"", "") else clock.now() + int(delay) / 1000
+    return [Outgoing(queue.decode(), data, int(priority), due_at)]
 
 
 class RedisWatch:

@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 from celeriac import clock
-from celeriac.brokers.contract import Record
+from celeriac.brokers.contract import Arrival, Join, Outgoing, Record
 from celeriac.drivers import sqlite as driver
+from celeriac.drivers import sqlite_joins as joins
 from celeriac.exceptions import BackendError, ResultStoreUnavailable
 from celeriac.urls import Url
 
@@ -51,7 +52,26 @@ class SQLiteResults:
 
         return self._write(work)
 
+    def open_join(self, join: Join) -> None:
+        self._write(lambda connection: joins.open_join(connection, join))
+
+    def size_join(self, key: bytes, size: int) -> list[Outgoing]:
+        return self._write(lambda connection: joins.size_join(connection, key, size))
+
+    def grow_join(self, key: bytes) -> int | None:
+        return self._write(lambda connection: joins.grow_join(connection, key))
+
+    def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
+        return self._write(lambda connection: joins.arrive(connection, arrivals))
+
+    def gathered(self, key: bytes) -> list[bytes] | None:
+        return self._read(lambda connection: joins.gathered(connection, key))
+
+    def end_joins(self, keys: Sequence[bytes]) -> None:
+        self._write(lambda connection: joins.end_joins(connection, keys))
+
     def sweep(self) -> int:
+        self._write(lambda connection: joins.sweep_joins(connection, driver.SWEEP_LIMIT))
         swept = total = self._write(driver.sweep_records)
         while swept == driver.SWEEP_LIMIT:
             swept = self._write(driver.sweep_records)

@@ -10,10 +10,11 @@ import os
 import signal
 
 from celeriac import clock, wire
+from celeriac.board import ChildBoard, ChildSnapshot, RunSnapshot, board_fd
 from celeriac.supervisor import plan
 from celeriac.supervisor.condition import ChildCondition, RunCondition
 from celeriac.supervisor.plan import State, Why
-from celeriac.wire import Channel, ChildBoard, RunSnapshot
+from celeriac.wire import Channel
 
 _PAGE_KIB = os.sysconf("SC_PAGE_SIZE") // 1024
 
@@ -34,6 +35,7 @@ class Child:
         self.started_at = now
         self.quiet_at = now
         self.heard_at = now
+        self._round_at = now
         self.due_at: float | None = None
         self.killed = Why.NOTHING
         self.killed_at = 0.0
@@ -43,16 +45,18 @@ class Child:
         self.status: int | None = None
         self.gone_at: float | None = None
         self._is_cut = False
+        self._is_behind = False
         self._beat_at = 0.0
+        self._progress = (0.0, 0)
         self.pid: int | None = None
         self._warned: frozenset[int] = frozenset()
         self._pidfd: int | None = None
         ours, theirs = wire.socket_pair()
         self.channel = Channel(ours, blocking=False)
-        board_fd = wire.board_fd(fork.slots)
-        self._board = ChildBoard(board_fd, fork.slots)
+        shared = board_fd(fork.slots)
+        self._board = ChildBoard(shared, fork.slots)
         # Ours until the template has them.
-        self.handover: tuple[int, ...] = (theirs.detach(), board_fd)
+        self.handover: tuple[int, ...] = (theirs.detach(), shared)
 
     @property
     def pidfd(self) -> int | None:
@@ -84,7 +88,7 @@ class Child:
         """Move on to a later state of life; never back."""
         if state > self.state:
             self.state = state
-            self.quiet_at = self.heard_at = now
+            self.quiet_at = self.heard_at = self._round_at = now
 
     def cut(self, now: float) -> None:
         """Its channel has ended: it exits, or is of no more use."""
@@ -103,7 +107,7 @@ class Child:
         """Whether it said that it holds nothing any more, and ended well."""
         return self.state is State.STOPPED and not self.killed and self.status in (0, None)
 
-    def snapshot(self) -> wire.ChildSnapshot:
+    def snapshot(self) -> ChildSnapshot:
         """The board as it is now."""
         return self._board.read()
 
@@ -115,13 +119,18 @@ class Child:
         if board.runs or board.beat_at != self._beat_at:
             self._beat_at = board.beat_at
             self.heard_at = now
+        progress = (board.round_at, board.done)
+        # Only one that takes has a main thread that is to come round.
+        if board.runs or progress != self._progress or not self.begun or self.state is not State.READY:
+            self._progress = progress
+            self._round_at = now
         return plan.Child(
             number=self.number,
             state=State.STOPPED if self._is_cut else self.state,
             begun=self.begun,
             started_at=self.started_at,
             quiet_at=self.quiet_at,
-            heard_at=self.heard_at,
+            heard_at=min(self.heard_at, self._round_at),
             due_at=self.due_at,
             outdated=self.generation != generation,
             killed=self.killed,
@@ -129,11 +138,21 @@ class Child:
             slots=self.slots,
             runs=board.runs,
             warned=self._warned,
+            away_since=board.away_since,
+            store_away_since=board.store_away_since,
         )
 
     def forgive(self, seconds: float) -> None:
         """For so long the supervisor itself did not come round: that is nobody's silence."""
         self.heard_at += seconds
+        self._round_at += seconds
+
+    def excuse(self, now: float) -> None:
+        """The broker does not answer, which may hold up a main thread that is well."""
+        self._round_at = now
+        if self.state is State.LEAVING:
+            # It cannot settle what it has run: killed, it would have run that for nothing.
+            self.quiet_at = now
 
     def condition(self, now: float) -> ChildCondition:
         """What health probes are told of it."""
@@ -145,19 +164,19 @@ class Child:
             state=view.state.name.lower(),
             standby=not self.begun,
             age=now - self.started_at,
-            silence=self._silence(now),
+            silence=self._silence(view.heard_at, now),
             killed=bool(self.killed),
             memory=view.memory,
             done=self.done,
             runs=runs,
         )
 
-    def _silence(self, now: float) -> float:
+    def _silence(self, heard_at: float, now: float) -> float:
         if self.killed:
             return now - self.killed_at
         if self.pid is None:
             return now - self.started_at
-        return now - self.heard_at if self.state in (State.READY, State.LEAVING) else 0.0
+        return now - heard_at if self.state in (State.READY, State.LEAVING) else 0.0
 
     @property
     def done(self) -> int:
@@ -168,6 +187,25 @@ class Child:
         """Tell a standby to take messages."""
         self.begun = True
         self.channel.send(wire.Begin())
+
+    def revoke(self, word: wire.Revoke) -> None:
+        """Tell it what is revoked. A child that does not listen is told later that it has missed something: what is
+        said to it does not pile up here."""
+        if self.channel.pending:
+            self._is_behind = True
+        else:
+            self.channel.send(word)
+
+    def fall_behind(self) -> None:
+        """It has missed something: what it has not started may be revoked."""
+        self._is_behind = True
+
+    def catch_up(self) -> None:
+        """Send what could not be sent before."""
+        self.channel.flush()
+        if self._is_behind and not self.channel.pending:
+            self._is_behind = False
+            self.channel.send(wire.GiveBack())
 
     def drain(self, now: float) -> None:
         """Tell it to stop in order."""

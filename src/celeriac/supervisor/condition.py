@@ -16,6 +16,8 @@ import msgspec
 #: A child that runs nothing and does not come round for so long is called stuck; a little later
 #: (`plan.LONGEST_SILENCE`) the supervisor replaces it.
 STUCK_AFTER = 20.0
+#: A broker that takes longer to answer may hold up everybody who asks it.
+_PROMPT = 1.0
 
 
 class RunCondition(msgspec.Struct, frozen=True):
@@ -42,26 +44,46 @@ class ChildCondition(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BrokerCondition(msgspec.Struct, frozen=True, kw_only=True):
-    """The lease keeper's view of the broker. `renewed`: seconds since leases were renewed; `away`: since it failed."""
+    """The lease keeper's view of the broker, in seconds.
+
+    `renewed`: since leases were renewed; `away`: since it failed; `asking`: since the call that it has not answered.
+    """
 
     place: str
     lease: float
     renewed: float | None = None
     away: float | None = None
+    asking: float | None = None
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether calls of the broker fail now, or last long."""
+        return self.away is not None or (self.asking is not None and self.asking > _PROMPT)
 
 
 class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """One worker at a moment. `came_up`: all its children have been up once. `broker` None: not known yet."""
+    """One worker at a moment. `came_up`: all its children have been up once. `broker` None: not known yet.
+
+    `processes` children of `slots` slots each is what there should be; `uptime` in seconds, `pid` the supervisor's.
+    `no_takes`: for how many seconds the broker has let no child take; `no_ends`: the broker or the result store.
+    """
 
     worker: str
     came_up: bool = False
     stopping: bool = False
     broker: BrokerCondition | None = None
     children: Sequence[ChildCondition] = ()
+    no_takes: float | None = None
+    no_ends: float | None = None
     #: Tasks that have ended here, in this worker's life.
     done: int = 0
     queues: Sequence[str] = ()
     version: str = ""
+    pool: str = ""
+    processes: int = 0
+    slots: int = 0
+    pid: int = 0
+    uptime: float = 0.0
 
 
 def why_not_live(condition: Condition) -> str | None:
@@ -90,6 +112,10 @@ def why_not_ready(condition: Condition) -> str | None:
         return "the broker has not answered yet"
     if broker.renewed > broker.lease:
         return f"leases have not been renewed for {broker.renewed:.0f} s"
+    if condition.no_takes is not None:
+        return f"the broker has let no child take or settle for {condition.no_takes:.0f} s"
+    if condition.no_ends is not None:
+        return f"the result store has been away for {condition.no_ends:.0f} s, and what has run waits for it"
     if not condition.came_up:
         return "children are starting"
     if not any(child.state in ("ready", "leaving") and not child.standby for child in condition.children):
@@ -105,6 +131,11 @@ class Status(msgspec.Struct, frozen=True):
     condition: Condition
 
 
+def status(condition: Condition) -> Status:
+    """The whole of it, with its verdicts."""
+    return Status(why_not_live(condition), why_not_ready(condition), condition)
+
+
 def answer(path: str, is_near: bool, condition: Condition) -> tuple[int, str]:
     """The HTTP status and the text for a path. `is_near`: who asks is on this machine, and may see tasks' names."""
     match path:
@@ -113,8 +144,7 @@ def answer(path: str, is_near: bool, condition: Condition) -> tuple[int, str]:
         case "/ready":
             return _verdict("ready", why_not_ready(condition))
         case "/status" if is_near:
-            status = Status(why_not_live(condition), why_not_ready(condition), condition)
-            return 200, msgspec.json.encode(status).decode()
+            return 200, msgspec.json.encode(status(condition)).decode()
         case "/status":
             return 403, "only for those on the same machine"
         case _:

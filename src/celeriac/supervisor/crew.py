@@ -13,6 +13,7 @@ from selectors import EVENT_READ, BaseSelector
 from celeriac import clock, events, wire
 from celeriac.brokers.contract import Casualty
 from celeriac.events import emit
+from celeriac.notices import Revoke
 from celeriac.supervisor import plan
 from celeriac.supervisor.child import Child, task_id
 from celeriac.supervisor.condition import Condition
@@ -53,6 +54,8 @@ class Crew:
         self._measured_at = 0.0
         self._looked_at = clock.monotonic()
         self._done = 0
+        #: By key, when a run of a revoked task is to be ended.
+        self._condemned: dict[bytes, float] = {}
 
     def adopt(self, template: Template, ready: wire.Ready, keeper: LeaseKeeper) -> None:
         """Fork from this template from now on; children of an earlier generation are to be replaced."""
@@ -78,19 +81,19 @@ class Crew:
             return
         now = clock.monotonic()
         held_up, self._looked_at = now - self._looked_at, now
-        is_broker_away = self._keeper is not None and self._keeper.condition().away is not None
+        is_broker_away = self._keeper is not None and self._keeper.condition().is_silent
         self._measure(now)
         for child in list(self.children.values()):
             if held_up > _HELD_UP:
                 child.forgive(held_up)
-            if is_broker_away and child.state is State.LEAVING:
-                # It cannot settle what it has run: killed, it would have run that for nothing.
-                child.quiet_at = now
+            if is_broker_away:
+                child.excuse(now)
             self._notice_end(child, now)
         limits = Limits(
             start_timeout=self._ready.start_timeout,
             max_memory=self._ready.max_memory,
             kill_above_memory=self._ready.kill_above_memory,
+            condemned=self._condemned,
         )
         for _ in range(_ROUNDS):
             actions = plan.decide(self._views(now), self._wishes(stop_at), limits, now)
@@ -99,8 +102,16 @@ class Crew:
             if not actions:
                 break
         for child in self.children.values():
-            child.channel.flush()
+            child.catch_up()
         self._tell_when_complete()
+
+    def held_up(self) -> tuple[float | None, float | None]:
+        """For how many seconds no child has been able to take because of the broker, or of either broker or store."""
+        now = clock.monotonic()
+        views = self._views(now)
+        broker = plan.held_up_since(views, lambda child: child.away_since)
+        either = plan.held_up_since(views, lambda child: child.away_since or child.store_away_since)
+        return now - broker if broker else None, now - either if either else None
 
     def next_look(self, stop_at: float | None, longest: float) -> float:
         """Seconds until the next `look`, if nothing is heard before."""
@@ -121,19 +132,48 @@ class Crew:
             if child.pid == pid:
                 child.gone(clock.monotonic(), status)
 
-    def condition(self, worker: str, stopping: bool) -> Condition:
-        """What health probes are told."""
+    def revoke(self, notice: Revoke) -> None:
+        """Tell the children, and have runs ended that do not end by themselves."""
+        if self._ready is None:
+            return
+        now = clock.monotonic()
+        grace = 0.0 if notice.signal else self._ready.revoke_grace
+        word = wire.Revoke(notice.keys, notice.keep, notice.terminate, grace)
+        for child in self.children.values():
+            child.revoke(word)
+        if notice.terminate:
+            self._condemned = plan.condemn(self._condemned, notice.keys, now + grace, now)
+
+    def running(self) -> frozenset[bytes]:
+        """The keys of all that runs now."""
+        return frozenset(run.key for child in self.children.values() for run in child.snapshot().runs)
+
+    def give_back(self) -> None:
+        """Children give back what they have not started: the broker knows what of it is revoked."""
+        for child in self.children.values():
+            child.fall_behind()
+
+    def condition(self, worker: str, stopping: bool, uptime: float) -> Condition:
+        """What health probes are told, and whoever asks for the status."""
         now = clock.monotonic()
         children = tuple(child.condition(now) for child in self.children.values())
+        no_takes, no_ends = self.held_up()
         return Condition(
             worker=worker,
             came_up=self.is_complete,
             stopping=stopping,
             broker=self._keeper.condition() if self._keeper else None,
             children=children,
+            no_takes=no_takes,
+            no_ends=no_ends,
             done=self._done + sum(child.done for child in children),
             queues=self._ready.queues if self._ready else (),
             version=self._ready.version if self._ready else "",
+            pool=self._ready.pool if self._ready else "",
+            processes=self._ready.processes if self._ready else 0,
+            slots=self._ready.slots if self._ready else 0,
+            pid=os.getpid(),
+            uptime=uptime,
         )
 
     def _views(self, now: float) -> list[plan.Child]:
@@ -168,10 +208,9 @@ class Crew:
             case plan.Kill(why=why, runs=runs):
                 if child.pid is None and child.killed is plan.Why.NOTHING and why is plan.Why.HUNG:
                     self.stuck = self._homes.get(child.home)
-                if child.kill(why, runs, now):
+                if child.kill(why, runs, now) and why is plan.Why.TIME_LIMIT:
                     for run in child.overrun:
-                        limit = run.hard_at - run.started
-                        emit(events.TaskOverran(task_id(run.key), run.name, limit, hard=True))
+                        emit(events.TaskOverran(task_id(run.key), run.name, run.limit, hard=True))
 
     def _spawn(self, standby: bool, now: float) -> None:
         if self._template is None or self._ready is None or self._keeper is None:
@@ -209,6 +248,8 @@ class Crew:
                 case wire.Retiring(reason=reason):
                     child.enter(State.LEAVING, now)
                     emit(events.ChildRecycled(child.number, child.pid or 0, reason))
+                case wire.Imported(modules=modules):
+                    self._share(modules)
                 case wire.Stopped():
                     child.enter(State.STOPPED, now)
                 case _:
@@ -216,6 +257,11 @@ class Crew:
         if child.channel.at_end and child.channel.fileno() in self._selector.get_map():
             self._selector.unregister(child.channel)
             child.cut(now)
+
+    def _share(self, modules: tuple[str, ...]) -> None:
+        """Let the template import what a child needed, so that the children to come share it."""
+        if self._template is not None and self._template.is_alive:
+            self._template.channel.send(wire.Import(modules))
 
     def _follow(self, child: Child, owner: str) -> None:
         if self._keeper is not None:
@@ -279,9 +325,16 @@ class Crew:
             child.measure()
 
     def _tell_when_complete(self) -> None:
-        if self.is_complete or self._ready is None:
+        template = self._template
+        if template is None or template.is_told or self._ready is None:
             return
-        taking = sum(child.state is State.READY and child.begun for child in self.children.values())
+        taking = sum(
+            child.state is State.READY and child.begun and child.generation == template.generation
+            for child in self.children.values()
+        )
         if taking >= self._ready.processes:
-            self.is_complete = True
-            emit(events.WorkerReady(self._ready.hostname))
+            template.is_told = True
+            template.channel.send(wire.Up())
+            if not self.is_complete:
+                self.is_complete = True
+                emit(events.WorkerReady(self._ready.hostname))

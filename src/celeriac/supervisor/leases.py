@@ -1,8 +1,8 @@
 """Keeps the children's leases alive, from a process that no task can block.
 
 A thread of the supervisor, because a broker call may block and the supervisor's loop must not. It renews all
-owners in one call, which is also the queues' housekeeping; it ends the leases of dead children; and while
-the broker is away it tries again, with growing delays.
+owners in one call, which is also the queues' housekeeping; it ends the leases of dead children; it deletes dead
+letters that are too old or too many; and while the broker is away it tries again, with growing delays.
 
 `LeaseKeeper` is written to by the main loop only; what the two threads share is behind its condition.
 """
@@ -17,13 +17,16 @@ import msgspec
 
 from celeriac import clock
 from celeriac.brokers.contract import Broker, Casualty
-from celeriac.events import BrokerBack, BrokerLost, emit
+from celeriac.events import BrokerBack, BrokerLost, DeadLettersEvicted, emit
+from celeriac.message import id_of
 from celeriac.supervisor.condition import BrokerCondition
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 3.0
 #: A broker that stays away is told of so often, not at every attempt.
 _TELL_EVERY = 30.0
+#: Dead letters are looked at once in so many leases, and at the start: a look finds nothing, as a rule.
+_LEASES_BETWEEN_LOOKS = 2.0
 
 
 class Surrender(msgspec.Struct, frozen=True):
@@ -38,7 +41,8 @@ class Terms(msgspec.Struct, frozen=True):
     """What is renewed, and for how long; and when a broker that is away is given up.
 
     `lost_timeout`: after so many seconds; `retries`: after so many more attempts; None is never. Without
-    `wait_at_start` at once, where it has not answered yet.
+    `wait_at_start` at once, where it has not answered yet. `dead_max` letters a queue keeps, each for `dead_lifetime`
+    seconds; None is no limit.
     """
 
     queues: Sequence[str]
@@ -47,6 +51,8 @@ class Terms(msgspec.Struct, frozen=True):
     lost_timeout: float | None = None
     retries: int | None = None
     wait_at_start: bool = True
+    dead_max: int | None = None
+    dead_lifetime: float | None = None
 
 
 class LeaseKeeper:
@@ -64,11 +70,15 @@ class LeaseKeeper:
         self._thread = threading.Thread(target=self._serve, name="leases", daemon=True)
         # Read and written by the thread only.
         self._renew_at = 0.0
+        self._look_at = 0.0
+        #: Queues whose dead letters are still to be looked at.
+        self._to_prune: deque[str] = deque()
         self._failures = 0
         self._told_at = 0.0
         # Written by the thread, and read by whoever asks for the condition.
         self._lost_at: float | None = None
         self._renewed_at: float | None = None
+        self._asked_at: float | None = None
 
     def start(self) -> None:
         """Start the thread."""
@@ -94,12 +104,13 @@ class LeaseKeeper:
     def condition(self) -> BrokerCondition:
         """How the broker is, as far as is known; does not ask it."""
         now = clock.monotonic()
-        lost_at, renewed_at = self._lost_at, self._renewed_at
+        lost_at, renewed_at, asked_at = self._lost_at, self._renewed_at, self._asked_at
         return BrokerCondition(
             place=self._broker.place,
             lease=self._terms.lease,
             renewed=None if renewed_at is None else now - renewed_at,
             away=None if lost_at is None else now - lost_at,
+            asking=None if asked_at is None else now - asked_at,
         )
 
     def close(self, timeout: float) -> bool:
@@ -113,16 +124,22 @@ class LeaseKeeper:
 
     def _serve(self) -> None:
         while (work := self._wait_for_work()) is not None:
+            self._asked_at = clock.monotonic()
             try:
                 self._do(work)
             except Exception as exc:  # noqa: BLE001 - whatever fails, the children's leases must be kept
                 self._lost(exc)
             else:
                 self._back()
+            finally:
+                self._asked_at = None
         self._broker.close()
 
-    def _wait_for_work(self) -> Surrender | tuple[str, ...] | None:
-        """A surrender, or the owners to renew, when it is time; None: closed, and nothing is left to do."""
+    def _wait_for_work(self) -> Surrender | tuple[str, ...] | str | None:
+        """A surrender, the owners to renew, when it is time, or else a queue to prune.
+
+        None: closed, and nothing is left to do.
+        """
         with self._changed:
             while True:
                 now = clock.monotonic()
@@ -132,20 +149,37 @@ class LeaseKeeper:
                     return None
                 if now >= self._renew_at:
                     return tuple(self._owners)
+                if self._to_prune and not self._failures:
+                    return self._to_prune.popleft()
                 self._changed.wait(self._renew_at - now)
 
-    def _do(self, work: Surrender | tuple[str, ...]) -> None:
+    def _do(self, work: Surrender | tuple[str, ...] | str) -> None:
         terms = self._terms
+        if isinstance(work, str):
+            self._prune(work)
+            return
         if isinstance(work, tuple):
             # An owner that is lost stays on the list: one that has not taken yet is unknown too. A child that
             # notices the loss takes under a new name, and says so.
             self._broker.renew(terms.queues, work, terms.lease, terms.max_deliveries)
             self._renewed_at = clock.monotonic()
             self._renew_at = self._renewed_at + terms.lease / 3
+            if self._renewed_at >= self._look_at:
+                self._look_at = self._renewed_at + _LEASES_BETWEEN_LOOKS * terms.lease
+                self._to_prune.extend(queue for queue in terms.queues if queue not in self._to_prune)
             return
         self._broker.surrender(terms.queues, work.owner, work.casualties, work.verdicts, terms.max_deliveries)
         with self._changed:
             self._surrenders.popleft()
+
+    def _prune(self, queue: str) -> None:
+        """One step: what is left comes after the other queues, and after whatever is more urgent."""
+        pruned = self._broker.prune_dead(queue, self._terms.dead_max, self._terms.dead_lifetime)
+        if count := pruned.expired or pruned.surplus:
+            reason = "age" if pruned.expired else "count"
+            emit(DeadLettersEvicted(queue, count, reason, id_of(pruned.oldest)))
+        if pruned.is_more:
+            self._to_prune.append(queue)
 
     def _lost(self, error: Exception) -> None:
         now = clock.monotonic()

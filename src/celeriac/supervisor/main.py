@@ -24,10 +24,12 @@ from typing import Self
 from celeriac import brokers, clock, wire
 from celeriac.events import WorkerStarting, WorkerStopped, WorkerStopping, emit
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.notices import Ask, Revoke
 from celeriac.supervisor import banner, condition
 from celeriac.supervisor.crew import Crew
 from celeriac.supervisor.health import HealthServer
 from celeriac.supervisor.leases import LeaseKeeper, Terms
+from celeriac.supervisor.listener import Missed, NoticeListener
 from celeriac.supervisor.plan import FIRST_TRIES
 from celeriac.supervisor.template import COMMAND, Template
 from celeriac.wire import WorkerOptions
@@ -41,6 +43,7 @@ _TEMPLATE_EXIT = 1.0
 _FIXED = {
     "broker_url": "broker_url", "broker_options": "broker_transport_options", "queues": "the queues",
     "lease": "worker_lease", "max_deliveries": "task_max_deliveries",
+    "dead_letter_max": "task_dead_letter_max", "dead_letter_expires": "task_dead_letter_expires",
 }  # fmt: skip
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
 
@@ -64,6 +67,8 @@ def _terms(ready: wire.Ready) -> Terms:
         ready.broker_lost_timeout,
         ready.broker_retries,
         ready.broker_wait_at_start,
+        ready.dead_letter_max,
+        ready.dead_letter_expires,
     )
 
 
@@ -121,9 +126,11 @@ class Supervisor:
         self._current: Template | None = None
         self._ready: wire.Ready | None = None
         self._keeper: LeaseKeeper | None = None
+        self._listener: NoticeListener | None = None
         self._generation = 0
         self._failed_templates = 0
         self._template_at = 0.0
+        self._started_at = clock.monotonic()
         self._stop_at: float | None = None
         self._exit_code: int | None = None
         # Written by the lease keeper's thread.
@@ -160,6 +167,7 @@ class Supervisor:
                     key.data()
             for number in self._inbox.take():
                 self._obey(number)
+            self._hear_notices()
             self._look()
         return self._finish(self._exit_code)
 
@@ -175,7 +183,28 @@ class Supervisor:
             _log.info("health probes are answered at %s/live and /ready", self._health.place)
 
     def _answer(self, path: str, is_near: bool) -> tuple[int, str]:
-        return condition.answer(path, is_near, self._crew.condition(self._name, self._stop_at is not None))
+        return condition.answer(path, is_near, self._condition())
+
+    def _condition(self) -> condition.Condition:
+        return self._crew.condition(
+            self._name, self._stop_at is not None, clock.monotonic() - self._started_at
+        )
+
+    def _hear_notices(self) -> None:
+        listener = self._listener
+        if listener is None:
+            return
+        for heard in listener.take():
+            match heard:
+                case Revoke():
+                    self._crew.revoke(heard)
+                    if heard.reply:
+                        listener.answer(heard.reply, {"ok": f"{len(heard.keys)} tasks flagged as revoked"})
+                case Ask():
+                    listener.answer(heard.reply, condition.status(self._condition()))
+                case Missed():
+                    self._crew.give_back()
+                    listener.check(self._crew.running())
 
     def _look(self) -> None:
         self._crew.look(self._stop_at)
@@ -191,7 +220,7 @@ class Supervisor:
             self._look_at_template(template, now)
         if self._stop_at is not None:
             return
-        if self._is_broker_lost:
+        if self._is_broker_lost or self._cannot_take():
             self._stop(self._why_broker_is_given_up(), wire.EXIT_BROKER_UNAVAILABLE)
         elif self._crew.gave_up is not None:
             self._stop("no child comes up", self._crew.gave_up)
@@ -225,9 +254,12 @@ class Supervisor:
         self._stop_at = now + timeout
         self._exit_code = code
         emit(WorkerStopping(self._name, reason))
+        how = "Warm" if timeout > 0 else "Cold"
         for template in self._templates:
             if template.ready is None:
                 template.kill()
+            else:
+                template.channel.send(wire.Stopping(reason, how, code))
 
     def _reload(self) -> None:
         if self._stop_at is None and self._ready is not None and not self._is_booting():
@@ -265,6 +297,10 @@ class Supervisor:
                     template.failed = word
                 case wire.Forked(number=number, pid=pid):
                     self._crew.forked(number, pid)
+                case wire.Imported():
+                    # Children that were forked before have it for themselves, or not at all.
+                    self._generation += 1
+                    template.generation = self._generation
                 case wire.Exited(pid=pid, status=status):
                     self._crew.ended(pid, status)
                 case _:
@@ -278,7 +314,10 @@ class Supervisor:
             template.failed = wire.ImportFailed(text)
             self._drop(template)
         elif template is not self._current and template.ready and not self._crew.lives_in(template):
-            self._drop(template)
+            if template.leaving_at is None:
+                template.leave(now)
+            elif now >= template.leaving_at + _TEMPLATE_EXIT:
+                self._drop(template)
         elif template.status is not None:
             self._hear_template(template)
 
@@ -302,8 +341,8 @@ class Supervisor:
     def _tell_failure(self, template: Template) -> None:
         failed = template.failed or wire.ImportFailed("the process that imports the application died\n")
         is_accident = template.failed is None and self._failed_templates < FIRST_TRIES
-        if self._ready is not None and (self._crew.children or self._current or is_accident):
-            _log.error("the application cannot be loaded anew: %s", failed.text.rstrip())
+        if is_accident or (self._ready is not None and (self._crew.children or self._current)):
+            _log.error("the application cannot be loaded now: %s", failed.text.rstrip())
             self._generation = self._current.generation if self._current else self._generation
             return
         self._write(failed.text)
@@ -321,6 +360,9 @@ class Supervisor:
                 return
             self._keeper = LeaseKeeper(broker, _terms(ready), self._lose_broker)
             self._keeper.start()
+            if ready.remote_control:
+                self._listener = NoticeListener(broker, ready.queues, ready.hostname, self._inbox.wake)
+                self._listener.start()
             if not self._options.quiet:
                 self._write(banner.render(ready))
         elif changed := self._changed(ready):
@@ -342,10 +384,18 @@ class Supervisor:
             if getattr(self._ready, field) != getattr(ready, field)
         ]
 
+    def _cannot_take(self) -> bool:
+        """Whether leases are renewed, perhaps, but no child has been able to take for too long."""
+        timeout = self._ready.broker_lost_timeout if self._ready else None
+        no_takes, _ = self._crew.held_up()
+        return timeout is not None and no_takes is not None and no_takes >= timeout
+
     def _why_broker_is_given_up(self) -> str:
         broker = self._keeper.condition() if self._keeper else None
         if broker and broker.renewed is None and self._ready and not self._ready.broker_wait_at_start:
             return "the broker is away, and broker_connection_retry_on_startup is off"
+        if not self._is_broker_lost and not (broker and broker.is_silent):
+            return "the broker has let no child take for too long"
         return "the broker has been away for too long"
 
     def _lose_broker(self) -> None:
@@ -355,10 +405,13 @@ class Supervisor:
     # ---- the end
 
     def _finish(self, code: int) -> int:
-        if self._keeper is not None and not self._keeper.close(_LAST_CALLS):
-            _log.warning("the broker is away: what the children held comes back when their leases end")
+        if self._listener is not None:
+            self._listener.close(_LAST_CALLS)
+        # They have a last word to say to the application, which may take its time meanwhile.
         for template in self._templates:
             template.close()
+        if self._keeper is not None and not self._keeper.close(_LAST_CALLS):
+            _log.warning("the broker is away: what the children held comes back when their leases end")
         until = clock.monotonic() + _TEMPLATE_EXIT
         self._reap()
         while any(template.status is None for template in self._templates):

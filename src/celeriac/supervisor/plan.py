@@ -16,14 +16,16 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import IntEnum
 from typing import Final
 
 import msgspec
 
 from celeriac import clock
-from celeriac.wire import EXIT_FAILURE, EXIT_USAGE, RunSnapshot
+from celeriac.board import RunSnapshot
+from celeriac.brokers.contract import TERMINATED
+from celeriac.wire import EXIT_FAILURE, EXIT_USAGE
 
 #: A child that is told to stop and has nothing to run, or has said that it is done, may take so long to exit.
 EXIT_TIMEOUT = 5.0
@@ -57,6 +59,7 @@ class Why(IntEnum):
     MEMORY = 2
     HUNG = 3
     SHUTDOWN = 4
+    REVOKED = 5
 
 
 class Child(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,14 +84,21 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     slots: int = 1
     runs: Sequence[RunSnapshot] = ()
     warned: frozenset[int] = frozenset()
+    #: Since when the broker, or the result store, has kept it from taking; 0.0: it does not.
+    away_since: float = 0.0
+    store_away_since: float = 0.0
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The bounds that children are kept in; None is no bound. Memory in KiB."""
+    """The bounds that children are kept in; None is no bound. Memory in KiB.
+
+    `condemned`: by key of a task, when a run of it is to be ended because it was revoked (monotonic).
+    """
 
     start_timeout: float = 60.0
     max_memory: int | None = None
     kill_above_memory: int | None = None
+    condemned: Mapping[bytes, float] = {}
 
 
 class Wishes(msgspec.Struct, frozen=True, kw_only=True):
@@ -131,7 +141,7 @@ class Warn(msgspec.Struct, frozen=True):
 
 
 class Kill(msgspec.Struct, frozen=True):
-    """End a child now. `runs`: those that overran their hard limit."""
+    """End a child now. `runs`: those that it is ended for."""
 
     number: int
     why: Why
@@ -159,6 +169,9 @@ def keep_limits(child: Child, limits: Limits, wishes: Wishes, now: float) -> lis
     overrun = tuple(run for run in child.runs if run.hard_at and run.hard_at <= now)
     if overrun:
         return [Kill(child.number, Why.TIME_LIMIT, overrun)]
+    revoked = tuple(run for run in child.runs if limits.condemned.get(run.key, math.inf) + run.net <= now)
+    if revoked:
+        return [Kill(child.number, Why.REVOKED, revoked)]
     if wishes.stop_at is not None and wishes.stop_at <= now:
         return [Kill(child.number, Why.SHUTDOWN)]
     if limits.kill_above_memory is not None and child.memory > limits.kill_above_memory:
@@ -180,6 +193,16 @@ def _hangs(child: Child, limits: Limits, now: float) -> bool:
     if child.state is State.LEAVING and not child.runs:
         return now >= child.heard_at + EXIT_TIMEOUT or now >= child.quiet_at + SETTLE_TIMEOUT
     return child.state is State.STOPPED and now >= child.quiet_at + EXIT_TIMEOUT
+
+
+def held_up_since(children: Sequence[Child], since: Callable[[Child], float]) -> float | None:
+    """Since when no child has been able to take; None: one is, or none tries. What is busy is no witness."""
+    witnesses = [
+        since(child)
+        for child in children
+        if since(child) or (child.state is State.READY and child.begun and not child.runs)
+    ]
+    return max(witnesses) if witnesses and all(witnesses) else None
 
 
 def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float) -> list[Action]:
@@ -245,6 +268,24 @@ def _limits_ahead(child: Child, run: RunSnapshot) -> list[float]:
     return [at for at in (soft_at, run.hard_at) if at and not child.killed]
 
 
+# ---- revocations
+
+#: So long after its time (seconds) a run is still looked for: it may have been on its way to the board.
+_LINGER: Final = 2.0
+#: Of so many are ends remembered at once; the first ones are forgotten.
+MOST_CONDEMNED: Final = 5_000
+
+
+def condemn(
+    condemned: Mapping[bytes, float], keys: Sequence[bytes], at: float, now: float
+) -> dict[bytes, float]:
+    """What is condemned, with these keys as well: runs of them end at that time, or earlier where that was said."""
+    known = {key: when for key, when in condemned.items() if now < when + _LINGER}
+    known |= {key: min(at, known.get(key, at)) for key in keys}
+    surplus = max(0, len(known) - MOST_CONDEMNED)
+    return {key: when for place, (key, when) in enumerate(known.items()) if place >= surplus}
+
+
 # ---- deaths
 
 
@@ -270,11 +311,13 @@ class Losses(msgspec.Struct, frozen=True):
 def losses(death: Death) -> Losses:
     """Whose run a death is counted against.
 
-    A hard time limit is the overrunning run's verdict and nobody else's harm; what the supervisor ended for
+    A hard time limit, or a revocation, is that run's verdict and nobody else's harm; what the supervisor ended for
     reasons of its own is nobody's; every other death is a crash of all runs that had started.
     """
     if death.killed is Why.TIME_LIMIT:
-        return Losses((), {run.key: f"time_limit:{run.hard_at - run.started:g}" for run in death.overrun})
+        return Losses((), {run.key: f"time_limit:{run.limit:g}" for run in death.overrun})
+    if death.killed is Why.REVOKED:
+        return Losses((), {run.key: TERMINATED for run in death.overrun})
     if death.killed in (Why.SHUTDOWN, Why.HUNG):
         return Losses()
     return Losses(tuple(run.key for run in death.runs))
@@ -298,6 +341,7 @@ def cause(death: Death) -> str:
 _CAUSES: Final[Mapping[Why, str]] = {
     Why.TIME_LIMIT: "signal 9 (SIGKILL): a task overran its hard time limit",
     Why.MEMORY: "signal 9 (SIGKILL): more memory than worker_kill_above_memory",
+    Why.REVOKED: "signal 9 (SIGKILL): a task was revoked with terminate, and did not end",
     Why.HUNG: "signal 9 (SIGKILL): it did not start, come round or end in time",
     Why.SHUTDOWN: "signal 9 (SIGKILL): the worker's shutdown timeout was over",
 }

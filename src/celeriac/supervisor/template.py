@@ -27,6 +27,10 @@ class Template:
         self.started_at = now
         self.ready: wire.Ready | None = None
         self.failed: wire.ImportFailed | None = None
+        #: Since when it is to end by itself (monotonic); None: it is not.
+        self.leaving_at: float | None = None
+        #: Whether it has been told that its children are up.
+        self.is_told = False
         self.status: int | None = None
         ours, theirs = wire.socket_pair()
         with theirs:
@@ -39,6 +43,11 @@ class Template:
     def is_alive(self) -> bool:
         """Whether it can still be asked for something."""
         return self.status is None and self.channel.fileno() >= 0
+
+    def leave(self, now: float) -> None:
+        """It is of no more use: let it end, and say so by the end of its channel."""
+        self.leaving_at = now
+        self.channel.finish()
 
     def close(self) -> None:
         """Let it end: it sees its channel's end. Idempotent."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from celeriac.brokers.contract import Casualty, Outgoing, Release, Replace, Settlement
+from celeriac import clock
+from celeriac.brokers.contract import Casualty, Outgoing, PutBack, Release, Replace, Settlement
 from celeriac.testing.stand import SHORT, SOON, Stand, message, names, settle
 
 
@@ -77,6 +78,14 @@ class Commits:
         batch = consumer.take(1, SOON)
         consumer.commit(batch)
         assert settle(consumer, batch, Release()) == []
+        assert _only(stand) == ("a", 0, "worker_lost")
+
+    def test_put_back_it_does_not_run_again_either(self, stand: Stand) -> None:
+        stand.send("a")
+        consumer = stand.consumer()
+        [delivery] = consumer.take(1, SOON)
+        consumer.commit([delivery])
+        assert settle(consumer, [delivery], PutBack(delivery.data, clock.now() - 1.0)) == []
         assert _only(stand) == ("a", 0, "worker_lost")
 
     def test_closing_gives_it_back_with_a_verdict(self, stand: Stand) -> None:

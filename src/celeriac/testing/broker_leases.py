@@ -6,6 +6,8 @@ import pytest
 
 from celeriac import clock
 from celeriac.brokers.contract import (
+    CRASHED,
+    LAST_TRIES,
     Ack,
     Bury,
     Casualty,
@@ -119,9 +121,9 @@ class Leases:
         [data] = stand.send("poison")
         stand.consumer(lease=SHORT, max_deliveries=1).take(1, SOON)
         stand.expire(max_deliveries=1)
+        assert stand.bury_judged().data == data
         [letter] = stand.broker.dead(stand.queue)
-        assert letter.data == data
-        assert letter.reason
+        assert (letter.data, letter.reason) == (data, CRASHED)
         assert ["lease expired" in casualty.cause for casualty in letter.casualties] == [True]
         assert stand.drained() == []
 
@@ -311,11 +313,34 @@ class Leases:
             [delivery] = dead.take(10, SOON)
             assert delivery.crashes == crashes
             assert stand.other.surrender([stand.queue], dead.owner, {data[1:17]: casualty}, {}, 3) == 1
+        assert (stand.stats().ready, stand.stats().dead) == (1, 0)
+        judged = stand.bury_judged()
+        assert (judged.crashes, judged.verdict) == (
+            3, "crashed:its process died 3 times, last by signal 11 (SIGSEGV)"
+        )  # fmt: skip
         assert stand.drained() == []
         [letter] = stand.broker.dead(stand.queue)
         assert (letter.data, list(letter.casualties)) == (data, history)
-        assert letter.reason
+        assert (letter.reason, letter.detail) == tuple((judged.verdict or "").split(":", 1))
         assert (stand.stats().ready, stand.stats().running, stand.stats().dead) == (0, 0, 1)
+
+    def test_what_kills_those_who_bury_it_too_is_buried_by_the_broker(self, stand: Stand) -> None:
+        [data] = stand.send("poison")
+        stand.crash(times=1 + LAST_TRIES, max_deliveries=1)
+        [letter] = stand.broker.dead(stand.queue)
+        assert (letter.data, letter.reason) == (data, CRASHED)
+        assert len(letter.casualties) == 1 + LAST_TRIES
+        assert (stand.stats().ready, stand.stats().delayed) == (0, 0)
+
+    def test_what_is_to_be_buried_stays_so_when_it_is_given_back(self, stand: Stand) -> None:
+        stand.send("poison")
+        stand.crash(times=1, max_deliveries=1)
+        consumer = stand.consumer()
+        assert settle(consumer, consumer.take(1, SOON), Release()) == []
+        consumer.take(1, SOON)
+        consumer.close()
+        assert stand.bury_judged().crashes == 1
+        assert (stand.stats().ready, stand.stats().dead) == (0, 1)
 
     def test_a_buried_suspect_keeps_its_history(self, stand: Stand) -> None:
         stand.send("a")

@@ -5,8 +5,17 @@ from __future__ import annotations
 import pytest
 
 from celeriac import clock
-from celeriac.brokers.contract import Bury, DeadLetter, Outgoing, QueueStats, Release, Replace, Settlement
-from celeriac.testing.stand import SOON, Stand, casualty_of, message, name_of, names, settle
+from celeriac.brokers.contract import (
+    Bury,
+    DeadLetter,
+    Outgoing,
+    Pruned,
+    QueueStats,
+    Release,
+    Replace,
+    Settlement,
+)
+from celeriac.testing.stand import SOON, Stand, casualty_of, message, name_of, names, pause, settle
 
 
 class Upkeep:
@@ -216,6 +225,7 @@ class Upkeep:
     def test_a_replayed_letter_runs_again_with_its_crashes_forgotten(self, stand: Stand) -> None:
         [data] = stand.send("poison")
         stand.crash(times=3)
+        stand.bury_judged()
         assert stand.stats().dead == 1
         assert stand.other.replay(stand.queue, [data[1:17], b"\x00" * 16]) == 1
         assert stand.other.replay(stand.queue, [data[1:17]]) == 0
@@ -228,6 +238,7 @@ class Upkeep:
     def test_a_replayed_letter_that_dies_again_starts_a_new_history(self, stand: Stand) -> None:
         [data] = stand.send("poison")
         stand.crash(times=2, max_deliveries=2)
+        stand.bury_judged()
         stand.broker.replay(stand.queue, [data[1:17]])
         stand.crash(times=1, max_deliveries=2)
         assert stand.stats().dead == 0
@@ -235,6 +246,7 @@ class Upkeep:
         [delivery] = victim.take(1, SOON)
         assert delivery.crashes == 1
         stand.broker.surrender([stand.queue], victim.owner, {delivery.key: casualty_of("exit code 9")}, {}, 2)
+        stand.bury_judged()
         [letter] = stand.broker.dead(stand.queue)
         assert [c.cause for c in letter.casualties] == ["signal 9 (SIGKILL)", "exit code 9"]
 
@@ -258,6 +270,61 @@ class Upkeep:
         bury(stand, "a")
         assert getattr(stand.broker, verb)(stand.queue, []) == 0
         assert stand.stats().dead == 1
+
+    # -- their limits --------------------------------------------------------------------------------------
+
+    def test_of_too_many_letters_the_oldest_are_deleted_and_counted(self, stand: Stand) -> None:
+        bury(stand, *"abcde")
+        oldest = keys(stand)[0]
+        assert stand.other.prune_dead(stand.queue, 3, None) == Pruned(0, 2, oldest)
+        assert letters(stand.broker.dead(stand.queue)) == ["c", "d", "e"]
+        assert (stand.stats().dead, stand.stats().evicted) == (3, 2)
+        assert stand.broker.prune_dead(stand.queue, 1, None).surplus == 2
+        assert (stand.stats().dead, stand.other.stats(stand.queue).evicted) == (1, 4)
+
+    def test_letters_that_are_too_old_are_deleted_and_counted(self, stand: Stand) -> None:
+        bury(stand, "a", "b")
+        old = keys(stand)
+        pause(0.4)
+        bury(stand, "c")
+        assert stand.other.prune_dead(stand.queue, 10, 0.3) == Pruned(2, 0, old[0])
+        assert letters(stand.broker.dead(stand.queue)) == ["c"]
+        assert [stand.broker.find_dead(stand.queue, key) for key in old] == [None, None]
+        assert (stand.stats().dead, stand.stats().evicted) == (1, 2)
+
+    def test_within_the_limits_no_letter_is_deleted(self, stand: Stand) -> None:
+        bury(stand, "a", "b")
+        assert stand.broker.prune_dead(stand.queue, None, None) == Pruned()
+        assert stand.broker.prune_dead(stand.queue, 2, 3600.0) == Pruned()
+        assert stand.broker.prune_dead(stand.new_queue(), 1, 0.0) == Pruned()
+        assert (stand.stats().dead, stand.stats().evicted) == (2, 0)
+
+    def test_letters_are_deleted_in_steps(self, stand: Stand) -> None:
+        bury(stand, *"abcdefg")
+        pause(0.01)
+        told = [stand.broker.prune_dead(stand.queue, 2, None, limit=2) for _ in range(3)]
+        assert [(one.surplus, one.is_more) for one in told] == [(2, True), (2, True), (1, False)]
+        assert letters(stand.broker.dead(stand.queue)) == ["f", "g"]
+        told = [stand.broker.prune_dead(stand.queue, None, 0.0, limit=1) for _ in range(2)]
+        assert [(one.expired, one.is_more) for one in told] == [(1, True), (1, False)]
+        assert (stand.stats().dead, stand.stats().evicted) == (0, 7)
+
+    def test_what_is_too_old_goes_first_and_what_is_too_many_in_the_next_step(self, stand: Stand) -> None:
+        bury(stand, *"abcd")
+        pause(0.4)
+        bury(stand, *"ef")
+        first, _, _, _, second, _ = keys(stand)
+        assert stand.broker.prune_dead(stand.queue, 1, 0.3) == Pruned(4, 0, first, is_more=True)
+        assert stand.broker.prune_dead(stand.queue, 1, 0.3) == Pruned(0, 1, second)
+        assert letters(stand.broker.dead(stand.queue)) == ["f"]
+
+    def test_what_is_left_after_an_eviction_is_as_before(self, stand: Stand) -> None:
+        bury(stand, "a", "b")
+        stand.broker.prune_dead(stand.queue, 1, None)
+        bury(stand, "c")
+        assert letters(stand.broker.dead(stand.queue)) == ["b", "c"]
+        assert stand.broker.replay(stand.queue, keys(stand)) == 2
+        assert (stand.stats().dead, stand.stats().evicted) == (0, 1)
 
 
 def bury(stand: Stand, *names: str) -> None:

@@ -3,7 +3,8 @@
 Subclass `BrokerContract` in a test module and supply the fixture `make_broker`. The parts are in modules of
 their own: what is sent is taken (`broker_flow`), deliveries end once (`broker_settling`), runs that
 have begun are not repeated (`broker_commits`), owners die
-(`broker_leases`), people look and tidy (`broker_upkeep`).
+(`broker_leases`), people look and tidy (`broker_upkeep`), revoke what is not to run (`broker_revoking`) and tell
+those who listen (`broker_notices`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from celeriac.brokers.contract import Broker
 from celeriac.testing.broker_commits import Commits
 from celeriac.testing.broker_flow import Flow
 from celeriac.testing.broker_leases import Leases
+from celeriac.testing.broker_notices import Notices
+from celeriac.testing.broker_revoking import Revoking
 from celeriac.testing.broker_settling import Settling
 from celeriac.testing.broker_upkeep import Upkeep
 from celeriac.testing.stand import Stand
@@ -36,7 +39,7 @@ class BrokerFixtures:
         stand.close()
 
 
-class BrokerContract(BrokerFixtures, Flow, Settling, Commits, Leases, Upkeep):
+class BrokerContract(BrokerFixtures, Flow, Settling, Commits, Leases, Upkeep, Revoking, Notices):
     """What every broker does. A subclass supplies `make_broker`."""
 
     #: Whether a forked child reaches the same messages; False for a broker that lives in its process.

@@ -20,6 +20,7 @@ from celeriac.brokers.contract import Ack, Action, Bury, Outgoing, Record, Relea
 from celeriac.message import new_key
 from celeriac.results.contract import ResultStore, Watch
 from celeriac.testing.brokers import BrokerFixtures
+from celeriac.testing.joins import Joins, SharedJoins
 from celeriac.testing.stand import PATIENCE, SHORT, SOON, Stand, message, names, pause, settle, timed, until
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ class Shelf:
         return timed(lambda: future.result(timeout + PATIENCE))
 
 
-class ResultStoreContract:
+class ResultStoreContract(Joins):
     """What every result store does. A subclass supplies `make_store`."""
 
     #: Whether a forked child reaches the same records; False for a store that lives in its process.
@@ -340,7 +341,7 @@ class ResultStoreContract:
         assert shelf.store.get(keys + mine) == dict.fromkeys(keys, b"child") | dict.fromkeys(mine, b"parent")
 
 
-class SharedPlaceContract(BrokerFixtures):
+class SharedPlaceContract(BrokerFixtures, SharedJoins):
     """One server that is broker and result store: settlements store results in the same step.
 
     A subclass supplies `make_broker` and `make_store`, for one and the same URL.
@@ -379,6 +380,47 @@ class SharedPlaceContract(BrokerFixtures):
         assert consumer.settle([Settlement(delivery, Ack(), sends, records)]) == []
         assert store.get([r.key for r in records]) == {r.key: r.data for r in records}
         assert stand.drained() == [str(i) for i in range(10)]
+
+    def test_what_is_noted_of_a_run_is_stored(self, stand: Stand, store: ResultStore) -> None:
+        [data] = stand.send("a")
+        consumer = stand.consumer()
+        [delivery] = consumer.take(1, SOON)
+        assert consumer.place == store.place
+        with store.watch([delivery.key]) as watch:
+            assert consumer.note(
+                delivery, [Record(delivery.key, b"half", 60.0), Record(new_key(), b"", None)]
+            )
+            assert watch.next(SOON) == {data[1:17]: b"half"}
+        assert settle(consumer, [delivery]) == []
+
+    def test_nothing_is_noted_of_a_run_that_is_not_ours(self, stand: Stand, store: ResultStore) -> None:
+        stand.send("a")
+        consumer = stand.consumer()
+        [delivery] = consumer.take(1, SOON)
+        record = Record(delivery.key, b"half", 60.0)
+        stand.broker.surrender([stand.queue], consumer.owner, {}, {}, 3)
+        assert not consumer.note(delivery, [record])
+        other = stand.consumer(broker=stand.other)
+        [again] = other.take(1, SOON)
+        assert not other.note(delivery, [record])
+        assert settle(other, [again]) == []
+        assert not other.note(again, [record])
+        assert store.get([delivery.key]) == {}
+
+    def test_a_replayed_letter_has_no_result_any_more(self, stand: Stand, store: ResultStore) -> None:
+        stand.send(*"ab")
+        consumer = stand.consumer()
+        batch = consumer.take(2, SOON)
+        assert consumer.settle([
+            Settlement(one, Bury("told to"), records=[Record(one.key, b"failed", 60.0)]) for one in batch
+        ]) == []  # fmt: skip
+        keys = [one.key for one in batch]
+        assert store.get(keys) == dict.fromkeys(keys, b"failed")
+        assert stand.broker.replay(stand.queue, keys[:1]) == 1
+        assert store.get(keys) == {keys[1]: b"failed"}
+        store.put([Record(keys[0], b"done", 60.0)])
+        assert stand.broker.replay(stand.queue, keys[:1]) == 0
+        assert store.get(keys[:1]) == {keys[0]: b"done"}
 
     def test_a_settled_record_has_its_time_to_live(self, stand: Stand, store: ResultStore) -> None:
         stand.send("a")

@@ -14,9 +14,11 @@ from typing import Any, Final, TypeVar
 
 from celeriac import clock
 from celeriac.brokers.contract import (
+    CRASHED,
     Ack,
     Action,
     Broker,
+    Bury,
     Casualty,
     Consumer,
     Delivery,
@@ -193,6 +195,16 @@ class Stand:
             assert len(batch) == 1
             casualty = casualty_of("signal 9 (SIGKILL)")
             from_broker.surrender([self.queue], victim.owner, {batch[0].key: casualty}, {}, max_deliveries)
+
+    def bury_judged(self) -> Delivery:
+        """Bury, as a worker would, the message that comes with the verdict `crashed`. Returns its delivery."""
+        consumer = self.consumer()
+        [judged] = consumer.take(10, SOON)
+        kind, _, detail = (judged.verdict or "").partition(":")
+        assert kind == CRASHED
+        assert settle(consumer, [judged], Bury(kind, detail)) == []
+        consumer.close()
+        return judged
 
 
 def casualty_of(cause: str, worker: str = "worker-1", memory: int | None = None) -> Casualty:

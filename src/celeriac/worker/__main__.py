@@ -1,33 +1,38 @@
 """`python -m celeriac.worker FD`: the template process, as its supervisor starts it.
 
-It only ties the real application finder and the real child to `template.serve`.
+It ties the real application and the real child to `template.serve`. Both are loaded by name, after the pool has
+patched the standard library if it does: what is imported above keeps the system's own calls.
 """
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from celeriac import finding, plugins, pools
-from celeriac.app import Celeriac
-from celeriac.wire import WorkerOptions
+from celeriac import plugins, pools
+from celeriac.board import ChildBoard
+from celeriac.wire import Channel, Fork, Word, WorkerOptions
 from celeriac.worker import template
-from celeriac.worker.main import run_child
 
 
-def load(options: WorkerOptions) -> Celeriac:
-    """The application, with the command line's settings and all its tasks.
+def load(options: WorkerOptions) -> Any:
+    """The application. See `opening.load`."""
+    pool = template.early_pool(options)
+    if pool is not None and (patch := pools.spec(pool).patch):
+        plugins.find("pool", pool, {pool: patch})()
+    return plugins.load("celeriac.worker.opening:load")(options)
 
-    What every child needs is loaded here, once: adapters and pool. No connection is opened.
-    """
-    app = finding.find_app(options.app)
-    app.conf.config_from_flags(options.settings)
-    app.load_tasks(options.include)
-    app.finalize()
-    # Making these loads their drivers.
-    _ = app.broker, app.backend
-    plugins.load(pools.spec(options.pool or app.conf.worker_pool).path)
-    return app
+
+def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, board: ChildBoard) -> int:
+    """Be a child. See `main.run_child`."""
+    code: int = plugins.load("celeriac.worker.main:run_child")(app, options, fork, channel, board)
+    return code
+
+
+def tell(app: Any, options: WorkerOptions, word: Word | None) -> None:
+    """Let user code know. See `life.tell`."""
+    plugins.load("celeriac.worker.life:tell")(app, options, word)
 
 
 if __name__ == "__main__":
-    sys.exit(template.serve(int(sys.argv[1]), load, run_child))
+    sys.exit(template.serve(int(sys.argv[1]), load, run_child, tell))

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -15,7 +16,8 @@ from typing import Any, Final
 import msgspec
 
 from celeriac import clock, message
-from celeriac.brokers.contract import Bury, Consumer, Delivery, PutBack, Release, Settlement
+from celeriac.board import Lack
+from celeriac.brokers.contract import REVOKED, Consumer, Delivery, PutBack, Release, Settlement
 from celeriac.context import Request
 from celeriac.events import (
     BUS,
@@ -25,17 +27,18 @@ from celeriac.events import (
     TaskLost,
     TaskReceived,
     TaskUnknown,
-    TaskUnreadable,
 )
-from celeriac.exceptions import DecodeError, LeaseLost, OperationalError, WorkerLostError
+from celeriac.exceptions import BackendError, DecodeError, LeaseLost, OperationalError
 from celeriac.message import Message
-from celeriac.outcome import Revoked, failed_without_running
-from celeriac.pools.contract import Pool
-from celeriac.worker import executor, limits
-from celeriac.worker.executor import Workbench
+from celeriac.outcome import Revoked
+from celeriac.pools.contract import AwaitingPool, Pool, Run
+from celeriac.task_modules import ModuleBroken
+from celeriac.worker import endings, executor
+from celeriac.worker.executor import AwaitedRun, Workbench
 
-#: How long one `take` may wait (seconds). Stopping does not wait for it: `wake` ends it.
-_TAKE: Final = 30.0
+#: How long one `take` may wait (seconds), well below what the supervisor calls stuck. Stopping does not wait for it:
+#: `wake` ends it.
+_TAKE: Final = 10.0
 _LONGEST_PAUSE: Final = 2.0
 _SHORTEST_PUT_BACK: Final = 0.25
 _LONGEST_PUT_BACK: Final = 5.0
@@ -43,11 +46,15 @@ _LONGEST_PUT_BACK: Final = 5.0
 _COURTESY: Final = 0.05
 
 
+#: So many of those that were given back last may be found revoked a moment later.
+_GIVEN_BACK: Final = 1000
+
+
 class TaskConsumer:
     """The loop of one child.
 
-    `run` belongs to the main thread. `stop`, `retire` and `give_back` may be called from any thread: a deque hands
-    each waiting delivery to exactly one of them.
+    `run` belongs to the main thread. `stop`, `retire`, `give_back` and `end_revoked` may be called from any thread: a
+    deque hands each waiting delivery to exactly one of them.
     """
 
     def __init__(
@@ -67,8 +74,10 @@ class TaskConsumer:
         """
         conf = bench.app.conf
         self._bench = bench
+        self._board = bench.board
         self._consumer = consumer
         self._pool = pool
+        self._awaiting = pool if isinstance(pool, AwaitingPool) else None
         self._left = max_tasks
         self._on_owner = on_owner
         self._on_taken = on_taken
@@ -79,6 +88,10 @@ class TaskConsumer:
         #: So many crashes behind a message mean that one more makes it a dead letter.
         self._last_chance = max(1, conf.task_max_deliveries - 1)
         self.waiting: deque[Delivery] = deque()
+        #: How many came with the last `take`.
+        self._taken = 0
+        #: How many were given back, time by time: they do not count as taken.
+        self._returned: deque[int] = deque()
         self.stopping = threading.Event()
         #: Why nothing more is taken; "" while it is. Whoever asks first writes it, the main thread tells it.
         self._retiring = ""
@@ -87,7 +100,9 @@ class TaskConsumer:
         self.busy_since = 0.0
         #: When to let others look first (monotonic): after a put-back at once, and when it is due.
         self._courtesies: deque[float] = deque()
-        bench.has_waiting = self.waiting.__len__  # type: ignore[assignment]
+        #: What went back last, and to which queue. The steward's own, but for the end.
+        self._given_back: deque[tuple[bytes, str]] = deque(maxlen=_GIVEN_BACK)
+        bench.has_waiting = self._has_waiting if self._awaiting else self.waiting.__len__  # type: ignore[assignment]
 
     def run(self) -> None:
         """Take and run until told to stop, or until `max_tasks` have been taken."""
@@ -103,6 +118,7 @@ class TaskConsumer:
                 self._bench.settler.flush()
                 self._take()
             else:
+                self._board.come_round(clock.monotonic())
                 self._pool.wait_free(1.0)
         self.give_back()
 
@@ -121,35 +137,65 @@ class TaskConsumer:
         releases: list[Settlement] = []
         while self.waiting:
             try:
-                releases.append(Settlement(self.waiting.popleft(), Release()))
+                delivery = self.waiting.popleft()
             except IndexError:  # the main thread was faster
                 break
+            releases.append(Settlement(delivery, Release()))
+            self._given_back.append((delivery.key, delivery.queue))
         if releases:
+            self._returned.append(len(releases))
+            self._bench.batch.cut(self._taken - len(releases))
             for release in releases:
                 self._bench.settler.add(release)
             self._bench.settler.flush()
+
+    def end_revoked(self) -> None:
+        """What waits here and is revoked ends now, however long the main thread is busy."""
+        for delivery in list(self.waiting):
+            if delivery.key not in self._bench.revoked:
+                continue
+            try:
+                self.waiting.remove(delivery)
+            except (ValueError, IndexError):  # the main thread was faster: it asks as well
+                continue
+            if self.admit(delivery) is not None:
+                self.waiting.appendleft(delivery)
+        self._bench.settler.flush()
+        for known in [known for known in self._given_back if known[0] in self._bench.revoked]:
+            # It was held when the broker was asked, and was on its way back when we were told.
+            self._given_back.remove(known)
+            with contextlib.suppress(OperationalError, BackendError):
+                endings.revoke_again(*known, self._bench)
 
     # -- taking -------------------------------------------------------------------------------------------
 
     def _take(self) -> None:
         limit = self._bench.batch.limit(self._pool.free())
         if self._left is not None:
+            while self._returned:
+                self._left += self._returned.popleft()
             limit = min(limit, self._left)
         deliveries = self._take_patiently(limit)
         if self._left is not None:
             self._left -= len(deliveries)
             if self._left == 0:
                 self._retiring = self._retiring or "worker_max_tasks_per_child"
+        self._taken = len(deliveries)
         self.waiting.extend(deliveries)
+        if deliveries:
+            self._bench.batch.weigh(max(len(delivery.data) for delivery in deliveries))
         if len(deliveries) > 1:
             self._on_taken()
 
     def _take_patiently(self, limit: int) -> list[Delivery]:
         """Messages, or none when told to stop. While the broker is away: tries again, with growing pauses."""
         attempt, lost_at = 0, 0.0
+        told: type[OperationalError] | None = None
         while not (self.stopping.is_set() or self._retiring):
+            self._board.come_round(clock.monotonic())
             try:
-                deliveries = self._consumer.take(limit, self._stand_back())
+                # Behind a failure it only looks: that the broker is back is to be known at once.
+                deliveries = self._consumer.take(limit, 0.0 if attempt else self._stand_back())
             except LeaseLost:
                 BUS.emit(LeaseWasLost(self._consumer.owner))
                 self._on_owner(self._consumer.owner)
@@ -157,14 +203,19 @@ class TaskConsumer:
             except OperationalError as exc:
                 lost_at = lost_at or clock.monotonic()
                 pause = clock.backoff(attempt, 0.1, _LONGEST_PAUSE, jitter=True)
-                if attempt == 0:
+                if told is not type(exc):
+                    # Again where a server that was away refuses now: that will not pass by itself.
+                    told = type(exc)
                     BUS.emit(BrokerLost(self._bench.app.broker.place, str(exc), pause))
+                    self._board.lack(Lack.TAKING, lost_at)
                 attempt += 1
+                self._board.come_round(clock.monotonic())
                 self.stopping.wait(pause)
                 continue
             if attempt:
                 BUS.emit(BrokerBack(self._bench.app.broker.place, clock.monotonic() - lost_at))
-                attempt = 0
+                self._board.lack(Lack.TAKING, 0.0)
+                attempt, lost_at, told = 0, 0.0, None
             if deliveries:
                 return deliveries
         return []
@@ -189,101 +240,117 @@ class TaskConsumer:
             delivery = self.waiting.popleft()
         except IndexError:  # given back a moment ago
             return
-        request = self.admit(delivery)
-        if request is None:
+        run = self.admit(delivery)
+        if run is None:
             if not self.waiting or self._bench.settler.is_due():
                 self._bench.settler.flush()
             return
         if self._pool.slots > 1 and delivery.crashes >= self._last_chance:
-            self._run_alone(request)
+            self._run_alone(delivery, run)
             return
         self.busy_since = clock.monotonic()
-        self._pool.submit(partial(executor.execute, request, self._bench))
+        self._submit(run)
         self.busy_since = 0.0
 
-    def _run_alone(self, request: Request) -> None:
+    def _submit(self, run: Run | AwaitedRun) -> None:
+        if not isinstance(run, AwaitedRun):
+            self._pool.submit(run)
+        elif self._awaiting is not None:
+            self._awaiting.submit_awaited(run)
+
+    def _has_waiting(self) -> bool:
+        return bool(self.waiting) or (self._awaiting is not None and self._awaiting.ending() > 0)
+
+    def _run_alone(self, delivery: Delivery, run: Run | AwaitedRun) -> None:
         """Run what would be a dead letter after one more crash with no neighbour, who might become one with it."""
         while not self._pool.wait_idle(0.5):
             if self.stopping.is_set():
-                assert request.delivery is not None
-                self._bench.settler.add(Settlement(request.delivery, Release()))
+                self._bench.settler.add(Settlement(delivery, Release()))
                 return
-        self._pool.submit(partial(executor.execute, request, self._bench))
+        self._submit(run)
         while not self._pool.wait_idle(0.5) and not self.stopping.is_set():
             continue
 
     # -- deciding -----------------------------------------------------------------------------------------
 
-    def admit(self, delivery: Delivery) -> Request | None:
-        """The request of a delivery that is to run. None: its end has been decided and noted."""
+    def admit(self, delivery: Delivery) -> Run | AwaitedRun | None:
+        """What is to be done in a slot: run the task, or carry out a verdict. None: its end is decided and noted."""
         try:
             decoded = message.decode(delivery.data, self._accept)
         except DecodeError as exc:
-            self._bury_unreadable(delivery, exc)
+            endings.bury_unreadable(delivery, exc, self._bench)
             return None
-        task = self._tasks.get(decoded.task)
+        verdict = delivery.verdict
+        if verdict is None and self._bench.revoked and self._bench.revoked.take(delivery.key):
+            verdict = REVOKED
+        if verdict is not None and verdict.startswith(REVOKED):
+            endings.end_revoked(verdict, delivery, decoded, self._bench)
+            return None
+        task = self._tasks.get(decoded.task) or self._import(delivery, decoded)
         if task is None:
-            self._put_back_unknown(delivery, decoded)
             return None
         request = Request(decoded, delivery, self._bench.hostname)
         request.task_object, request.holder = task, self._consumer
         expires = decoded.options.expires
-        if delivery.verdict is not None or (delivery.crashes and task.reject_on_worker_lost is False):
-            self._carry_out(delivery.verdict or "worker_lost", request)
-        elif expires is not None and expires <= clock.now():
+        if verdict is not None or (delivery.crashes and task.reject_on_worker_lost is False):
+            return partial(endings.carry_out, verdict or "worker_lost", request, self._bench)
+        if expires is not None and expires <= clock.now():
             executor.settle(request, Revoked("expired", expired=True), self._bench, 0.0)
         elif task.acks_late or self._commit(delivery, decoded):
             if BUS.wanted(TaskReceived):
-                BUS.emit(TaskReceived(request.id, task.name, delivery.queue))
-            return request
+                BUS.emit(TaskReceived(request.id, task.name, delivery.queue, request))
+            if self._bench.batch.is_long(task.name) and self.waiting and self._pool.free() == 1:
+                # Nothing waits behind it: another child may be idle.
+                self.give_back()
+            if task.is_async and self._awaiting is not None:
+                return AwaitedRun(request, self._bench)
+            return partial(executor.execute, request, self._bench)
         return None
-
-    def _bury_unreadable(self, delivery: Delivery, exc: DecodeError) -> None:
-        task_id, name = message.peek(delivery.data)
-        self._bench.settler.add(Settlement(delivery, Bury("unreadable", f"{type(exc).__name__}: {exc}")))
-        BUS.emit(TaskUnreadable(task_id or "?", name, str(exc)))
 
     def _put_back_unknown(self, delivery: Delivery, decoded: Message) -> None:
         """Others may know the task: a deploy rolls on. After `task_unknown_grace` seconds it is a dead letter."""
         now = clock.now()
         since = decoded.options.unknown_since or now
-        put_back = now - since < self._grace
-        if put_back:
-            options = msgspec.structs.replace(decoded.options, unknown_since=since)
-            data = message.encode(msgspec.structs.replace(decoded, options=options), self._accept)
-            # Soon at first, then after as long again as it has waited.
-            delay = min(_LONGEST_PUT_BACK, self._grace / 10, max(_SHORTEST_PUT_BACK, now - since))
-            self._bench.settler.add(Settlement(delivery, PutBack(data, now + delay)))
-            self._courtesies = deque((clock.monotonic(), clock.monotonic() + delay))
-        else:
-            text = f"no worker of this queue knows the task {decoded.task!r}"
-            self._bench.settler.add(Settlement(delivery, Bury("unknown task", text)))
-        BUS.emit(TaskUnknown(decoded.id, decoded.task, put_back))
-
-    def _carry_out(self, verdict: str, request: Request) -> None:
-        """Settle what was decided elsewhere."""
-        kind, _, detail = verdict.partition(":")
-        if kind == "time_limit":
-            # In threads the supervisor waited a little longer than the limit says.
-            _, limit = limits.of(request)
-            executor.overran(request, limit or float(detail), self._bench)
+        if now - since >= self._grace:
+            endings.bury_unknown(delivery, decoded, self._bench)
             return
-        text = (
-            f"the process that ran the task died: {detail}"
-            if detail
-            else "the process that ran the task died"
-        )
-        outcome = failed_without_running(request.task_object, request, WorkerLostError(text))
-        executor.settle(request, outcome, self._bench, 0.0)
+        options = msgspec.structs.replace(decoded.options, unknown_since=since)
+        data = message.encode(msgspec.structs.replace(decoded, options=options), self._accept)
+        # Soon at first, then after as long again as it has waited.
+        delay = min(_LONGEST_PUT_BACK, self._grace / 10, max(_SHORTEST_PUT_BACK, now - since))
+        self._bench.settler.add(Settlement(delivery, PutBack(data, now + delay)))
+        self._courtesies = deque((clock.monotonic(), clock.monotonic() + delay))
+        BUS.emit(TaskUnknown(decoded.id, decoded.task, True, delivery))
+
+    def _import(self, delivery: Delivery, decoded: Message) -> Any:
+        """The task, from a module that is imported now. None: there is none, and the message's fate is noted."""
+        modules = self._bench.app.modules
+        try:
+            task = None if modules is None else modules.task(decoded.task)
+        except ModuleBroken as exc:
+            endings.bury_unimportable(delivery, decoded, exc, self._bench)
+            return None
+        finally:
+            self._board.come_round(clock.monotonic())
+        if task is None:
+            self._put_back_unknown(delivery, decoded)
+        return task
 
     def _commit(self, delivery: Delivery, decoded: Message) -> bool:
         """`acks_late=False`: from here on it must not run again. False: it must not even begin."""
+        lost_at = 0.0
         while not self.stopping.is_set():
             try:
                 lost = self._consumer.commit([delivery])
             except OperationalError:
+                now = clock.monotonic()
+                lost_at = lost_at or now
+                self._board.lack(Lack.TAKING, lost_at)
+                self._board.come_round(now)
                 self.stopping.wait(clock.backoff(0, 0.2, 1.0, jitter=True))
                 continue
+            if lost_at:
+                self._board.lack(Lack.TAKING, 0.0)
             if lost:
                 BUS.emit(TaskLost(decoded.id, decoded.task))
             return not lost

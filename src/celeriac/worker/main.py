@@ -10,18 +10,21 @@ import resource
 import signal
 import sys
 import threading
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-from celeriac import plugins, pools, task_logs, wire
+from celeriac import clock, message, plugins, pools, wire
+from celeriac.board import ChildBoard
 from celeriac.brokers.contract import Consumer
-from celeriac.context import Request
-from celeriac.pools.contract import Pool
-from celeriac.wire import Channel, ChildBoard, ChildReady, Fork, Owner, Retiring, Stopped, WorkerOptions
-from celeriac.worker import executor
+from celeriac.events import BUS, TaskBlocksLoop
+from celeriac.exceptions import OperationalError
+from celeriac.pools.contract import LoopPool, Pool, WatchedPool
+from celeriac.wire import Channel, ChildReady, Fork, Imported, Owner, Retiring, Stopped, WorkerOptions
+from celeriac.worker import executor, life
 from celeriac.worker.batch import BatchSize
 from celeriac.worker.consumer import TaskConsumer
 from celeriac.worker.executor import Workbench
-from celeriac.worker.limits import SignalLimits, ThreadLimits
+from celeriac.worker.limits import NET, SignalLimits, ThreadLimits
 from celeriac.worker.settler import Settler
 from celeriac.worker.steward import Steward
 from celeriac.worker.template import hostname_of, queues_of
@@ -29,13 +32,53 @@ from celeriac.worker.template import hostname_of, queues_of
 
 def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, board: ChildBoard) -> int:
     """Be a worker child until told to stop. Returns the exit code."""
-    conf = app.conf
-    task_logs.start(options, conf, f"ForkPoolWorker-{fork.number}")
+    life.start_logs(options, app.conf, f"ForkPoolWorker-{fork.number}")
     for task in app.tasks.values():
         task.fix()
     hostname = hostname_of(options)
-    spec = pools.spec(options.pool or conf.worker_pool)
+    life.child_begins(hostname)
+    spec = pools.spec(options.pool or app.conf.worker_pool)
     pool: Pool = plugins.load(spec.path)(fork.slots)
+    parts = assemble(app, options, fork, channel, board, pool, in_main_thread=spec.main_thread)
+    _handle_signals(parts, channel)
+    if isinstance(pool, WatchedPool):
+        _look_after_loop(pool, parts.bench)
+    parts.steward.start()
+    board.memory(_memory())
+    channel.send(ChildReady(parts.bench.pid))
+    if fork.standby:
+        parts.begun.wait()
+    parts.task_consumer.run()
+    pool.wait_idle(threading.TIMEOUT_MAX)
+    parts.bench.settler.flush()
+    pool.close()
+    life.child_ends(hostname)
+    try:
+        parts.consumer.close()
+    except OperationalError:
+        # The supervisor ends the lease when it can: what came and was never heard of may hang on it.
+        return wire.EXIT_OK
+    channel.send(Stopped())
+    return wire.EXIT_OK
+
+
+class Parts(NamedTuple):
+    """What takes and runs messages, put together and not started. `begun`: set when a standby is to take."""
+
+    bench: Workbench
+    consumer: Consumer
+    task_consumer: TaskConsumer
+    steward: Steward
+    begun: threading.Event
+
+
+def assemble(
+    app: Any, options: WorkerOptions, fork: Fork, channel: Channel, board: ChildBoard, pool: Pool,
+    *, in_main_thread: bool,
+) -> Parts:  # fmt: skip
+    """Make the parts of one child. `in_main_thread`: runs are there, where a signal reaches them."""
+    conf = app.conf
+    hostname = hostname_of(options)
     consumer: Consumer = app.broker.consumer(
         queues_of(conf, options, hostname),
         fork.owner,
@@ -54,37 +97,39 @@ def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, bo
         on_taken=lambda: steward.arm(),
         on_retire=lambda reason: channel.send(Retiring(reason)),
     )
-    if spec.main_thread:
+    _tell_imports(app, channel)
+    if in_main_thread:
         bench.signal_limits = SignalLimits()
     else:
+        board.net = NET
+        bench.thread_limits = ThreadLimits(
+            pool,
+            board,
+            armed=lambda: steward.arm(),
+            overran=partial(executor.overran, bench=bench),
+            terminated=partial(executor.terminated, bench=bench),
+            on_stray=task_consumer.retire,
+        )
+    steward = Steward(channel, task_consumer, bench, begun.set)
+    return Parts(bench, consumer, task_consumer, steward, begun)
 
-        def overran(request: Request, limit: float) -> None:
-            executor.overran(request, limit, bench)
-            task_consumer.retire(f"a thread of {request.task_object.name} overran its hard time limit")
 
-        bench.thread_limits = ThreadLimits(pool, board, armed=lambda: steward.arm(), overran=overran)
-    steward = Steward(channel, board, task_consumer, bench.settler, bench.thread_limits, begun.set)
-    _handle_signals(task_consumer, channel, begun, bench.signal_limits)
-    steward.start()
-    board.memory(_memory())
-    channel.send(ChildReady(bench.pid))
-    if fork.standby:
-        begun.wait()
-    task_consumer.run()
-    pool.wait_idle(threading.TIMEOUT_MAX)
-    bench.settler.flush()
-    pool.close()
-    consumer.close()
-    channel.send(Stopped())
-    return wire.EXIT_OK
+def _tell_imports(app: Any, channel: Channel) -> None:
+    """Let the supervisor know of task modules that are imported here, for children to come."""
+
+    def tell(module: str) -> None:
+        channel.send(Imported((module,)))
+
+    if app.modules is not None:
+        app.modules.on_import = tell
 
 
 def _bench(app: Any, hostname: str, consumer: Consumer, slots: int, board: ChildBoard) -> Workbench:
     conf = app.conf
     elsewhere = app.backend if app.backend.place != app.broker.place else None
-    settler = Settler(consumer, app.broker.place, elsewhere, lambda count: board.count(count, 0))
+    settler = Settler(consumer, app.broker.place, elsewhere, board)
     multiplier = conf.worker_prefetch_multiplier
-    batch = BatchSize(slots, None if multiplier == "auto" else max(1, multiplier))
+    batch = BatchSize(slots, None if multiplier == "auto" else multiplier)
     return Workbench(app, hostname, board, settler, batch)
 
 
@@ -94,21 +139,34 @@ def _memory() -> int:
     return peak // 1024 if sys.platform == "darwin" else peak
 
 
-def _handle_signals(
-    consumer: TaskConsumer,
-    channel: Channel,
-    begun: threading.Event,
-    signal_limits: SignalLimits | None,
-) -> None:
+def _handle_signals(parts: Parts, channel: Channel) -> None:
     """SIGTERM drains this child alone. SIGINT is the supervisor's: a terminal sends it to the whole group."""
 
     def drain(number: int, frame: Any) -> None:
         channel.send(Retiring("SIGTERM"))
-        consumer.stop()
-        begun.set()
+        parts.task_consumer.stop()
+        parts.begun.set()
 
     signal.signal(signal.SIGTERM, drain)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT):
         signal.signal(number, signal.SIG_IGN)
-    if signal_limits is not None:
-        signal.signal(signal.SIGUSR1, signal_limits.on_signal)
+    if parts.bench.signal_limits is not None:
+        signal.signal(signal.SIGUSR1, parts.bench.signal_limits.on_signal)
+
+
+def _look_after_loop(pool: WatchedPool, bench: Workbench) -> None:
+    """Tell which task keeps the others waiting; in a main thread, let SIGUSR1 raise in one past its soft limit."""
+    limits = bench.thread_limits
+    if isinstance(pool, LoopPool) and limits is not None:
+        bench.has_loop = True
+        bench.settler.gather = partial(clock.sleep, 0)
+        signal.signal(signal.SIGUSR1, lambda number, frame: limits.raise_in(pool.current()))
+
+    def blocked(slot: int | None, seconds: float, where: str) -> None:
+        for run in bench.board.read().runs:
+            if run.slot == slot:
+                BUS.emit(TaskBlocksLoop(message.id_of(run.key), run.name, seconds, where))
+                return
+        BUS.emit(TaskBlocksLoop("?", "?", seconds, where))
+
+    pool.watch(blocked)

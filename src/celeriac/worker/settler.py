@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from typing import Final
-
-import msgspec
+from typing import Final, TypeVar
 
 from celeriac import clock, message
+from celeriac.board import ChildBoard, Lack
 from celeriac.brokers.contract import Consumer, Delivery, Settlement
 from celeriac.events import BUS, BrokerBack, BrokerLost, TaskLost
 from celeriac.exceptions import BackendError, BrokerRefused, OperationalError
 from celeriac.results.contract import ResultStore
+
+T = TypeVar("T")
 
 #: How long an end may wait for others before it is sent (seconds), and how many may wait together.
 PATIENCE: Final = 0.02
@@ -34,17 +35,19 @@ class Settler:
         consumer: Consumer,
         place: str,
         store: ResultStore | None,
-        sent: Callable[[int], None],
+        board: ChildBoard,
     ) -> None:
-        """`store`: where results go when the broker does not keep them. `sent` is told how many ends went out."""
+        """`store`: where results go when the broker does not keep them."""
         self._consumer = consumer
         self._place = place
         self._store = store
-        self._sent = sent
+        self._board = board
         #: Guards the two fields below it; held for moments.
         self._lock = threading.Lock()
         self._waiting: list[Settlement] = []
         self._since = 0.0
+        #: Called before a batch goes out: lets the other runs that end in this turn of a loop add theirs.
+        self.gather: Callable[[], None] | None = None
         #: Held while a batch is on its way, so that batches keep their order.
         self._sending = threading.Lock()
 
@@ -70,11 +73,13 @@ class Settler:
         if not self._waiting:
             return
         with self._sending:
+            if self._waiting and self.gather is not None:
+                self.gather()
             with self._lock:
                 batch, self._waiting = self._waiting, []
             if batch:
                 self._send(batch)
-                self._sent(len(batch))
+                self._board.count(len(batch), 0)
 
     def _send(self, batch: list[Settlement]) -> None:
         """Until it is done. After a try whose fate is unknown, a refusal says nothing: it may have been done."""
@@ -88,27 +93,55 @@ class Settler:
                     batch = batch[exc.settled :]
                 lost_at = lost_at or clock.monotonic()
                 pause = clock.backoff(attempt, 0.05, _LONGEST_PAUSE, jitter=True)
-                place = (
-                    self._place
-                    if isinstance(exc, OperationalError) or self._store is None
-                    else self._store.place
-                )
+                place = self._note_lack(lost_at, is_broker=isinstance(exc, OperationalError))
                 if attempt == 0 or pause > 1.0:
                     BUS.emit(BrokerLost(place, str(exc), pause))
                 attempt += 1
                 clock.sleep(pause)
         if attempt:
+            self._board.lack(Lack.SETTLING, 0.0)
+            self._board.lack(Lack.STORING, 0.0)
             BUS.emit(BrokerBack(place, clock.monotonic() - lost_at))
             return
         for delivery in refused:
             task_id, task = message.peek(delivery.data)
             BUS.emit(TaskLost(task_id or "?", task))
 
+    def _note_lack(self, since: float, *, is_broker: bool) -> str:
+        """Write on the board what keeps this child from going on; where that is."""
+        self._board.come_round(clock.monotonic())
+        self._board.lack(Lack.SETTLING, since if is_broker else 0.0)
+        self._board.lack(Lack.STORING, 0.0 if is_broker else since)
+        return self._place if is_broker or self._store is None else self._store.place
+
+    def patiently(self, ask: Callable[[], T]) -> T:
+        """What `ask` answers, as soon as the result store can."""
+        attempt = 0
+        while True:
+            try:
+                return ask()
+            except (OperationalError, BackendError) as exc:
+                pause = clock.backoff(attempt, 0.05, _LONGEST_PAUSE, jitter=True)
+                if attempt == 0 or pause > 1.0:
+                    BUS.emit(BrokerLost(self._store.place if self._store else self._place, str(exc), pause))
+                attempt += 1
+                clock.sleep(pause)
+
     def _send_once(self, batch: list[Settlement]) -> list[Delivery]:
-        if self._store is None or not any(one.records for one in batch):
+        store = self._store
+        if store is None or not any(one.records or one.arrivals or one.joins for one in batch):
             return self._consumer.settle(batch)
         lost = self._consumer.confirm([one.delivery for one in batch])
         ours = [one for one in batch if one.delivery not in lost]
-        self._store.put([record for one in ours for record in one.records])
-        bare = [msgspec.structs.replace(one, records=()) if one.records else one for one in ours]
-        return lost + self._consumer.settle(bare)
+        store.put([record for one in ours for record in one.records])
+        lost += self._consumer.settle([_without_store(one, store) for one in ours])
+        store.end_joins([key for one in ours if one.delivery not in lost for key in one.joins])
+        return lost
+
+
+def _without_store(settlement: Settlement, store: ResultStore) -> Settlement:
+    """What is left for a broker that keeps no results; messages that its arrivals bring are follow-ups."""
+    if not (settlement.records or settlement.arrivals or settlement.joins):
+        return settlement
+    sends = [*settlement.sends, *store.arrive(settlement.arrivals)]
+    return Settlement(settlement.delivery, settlement.action, sends)

@@ -16,11 +16,10 @@ from collections.abc import Callable
 from typing import Final
 
 from celeriac import clock
-from celeriac.wire import Begin, Channel, ChildBoard, Drain
-from celeriac.worker.batch import LONG
+from celeriac.wire import Begin, Channel, Drain, GiveBack, Revoke
+from celeriac.worker.batch import TARGET
 from celeriac.worker.consumer import TaskConsumer
-from celeriac.worker.limits import ThreadLimits
-from celeriac.worker.settler import Settler
+from celeriac.worker.executor import Workbench
 
 _STEP: Final = 0.05
 #: How often the board is told that this process lives (seconds).
@@ -31,20 +30,15 @@ class Steward(threading.Thread):
     """See the module. `arm` may be called from any thread; everything else is this thread's own."""
 
     def __init__(
-        self,
-        channel: Channel,
-        board: ChildBoard,
-        consumer: TaskConsumer,
-        settler: Settler,
-        thread_limits: ThreadLimits | None,
-        on_begin: Callable[[], None],
+        self, channel: Channel, consumer: TaskConsumer, bench: Workbench, on_begin: Callable[[], None]
     ) -> None:
         super().__init__(name="celeriac-steward", daemon=True)
         self._channel = channel
-        self._board = board
         self._consumer = consumer
-        self._settler = settler
-        self._limits = thread_limits
+        self._bench = bench
+        self._board = bench.board
+        self._settler = bench.settler
+        self._limits = bench.thread_limits
         self._on_begin = on_begin
         self._armed = False
         self._bell_out, self._bell_in = os.pipe()
@@ -56,6 +50,11 @@ class Steward(threading.Thread):
             self._armed = True
             with contextlib.suppress(BlockingIOError):
                 os.write(self._bell_in, b"!")
+
+    def close(self) -> None:
+        """Close its descriptors. It must have ended, or not have begun."""
+        for fd in (self._bell_in, self._bell_out):
+            os.close(fd)
 
     def run(self) -> None:
         self._channel.set_blocking(False)
@@ -85,6 +84,10 @@ class Steward(threading.Thread):
                     self._drain()
                 case Begin():
                     self._on_begin()
+                case Revoke():
+                    self._revoke(word)
+                case GiveBack():
+                    self._consumer.give_back()
                 case _:
                     pass
         if self._channel.at_end:
@@ -96,11 +99,21 @@ class Steward(threading.Thread):
         self._on_begin()
         self._consumer.give_back()
 
+    def _revoke(self, word: Revoke) -> None:
+        # What waits comes last: settling it may take its time.
+        self._bench.revoked.add(word.keys, word.keep)
+        if word.terminate:
+            if self._limits is not None:
+                self._limits.terminate(word.keys, word.grace)
+            elif self._bench.signal_limits is not None and word.grace:
+                self._bench.signal_limits.terminate(word.keys)
+        self._consumer.end_revoked()
+
     def _look_after(self, now: float) -> None:
         if self._limits:
             self._limits.check(now)
         busy_since = self._consumer.busy_since
-        if busy_since and now - busy_since > LONG and self._consumer.waiting:
+        if busy_since and now - busy_since > TARGET and self._consumer.waiting:
             self._consumer.give_back()
         if self._settler.is_due():
             self._settler.flush()

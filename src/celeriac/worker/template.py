@@ -1,8 +1,8 @@
 """The template: imports the application once, then forks children that have it already.
 
-It runs nothing else: no task, no thread, no broker connection, so that a fork copies no lock that somebody
-holds. It obeys its supervisor's channel and ends with it. Children outlive it: each has a channel of its
-own.
+Of user code it runs what `life` tells of the worker. It runs nothing else: no task, no thread, no broker connection,
+so that a fork copies no lock that somebody holds. It obeys its supervisor's channel and ends with it. Children outlive
+it: each has a channel of its own.
 
 `worker/__main__.py` starts it with the real application finder and `run_child`.
 """
@@ -13,33 +13,39 @@ import contextlib
 import gc
 import os
 import platform
-import select
 import signal
-import socket
 import sys
 import traceback
 from collections.abc import Callable
+from select import POLLIN, POLLOUT
 from typing import Any
 
-from celeriac import connections, pools, wire
+from celeriac import connections, native, pools, wire
+from celeriac.board import ChildBoard
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.wire import Channel, ChildBoard, Fork, WorkerOptions
+from celeriac.wire import Channel, Fork, Stopping, Up, Word, WorkerOptions
 
 RunChild = Callable[[Any, WorkerOptions, Fork, Channel, ChildBoard], int]
 Load = Callable[[WorkerOptions], Any]
+#: Tells user code what comes next: a fork, or what the supervisor says; None is the end.
+Tell = Callable[[Any, WorkerOptions, Word | None], None]
 
 # A terminal sends these to the whole process group; the supervisor is the one that acts on them.
 _SUPERVISORS_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1)
 
 
-def serve(fd: int, load: Load, run_child: RunChild) -> int:
+def tell_nobody(app: Any, options: WorkerOptions, word: Word | None) -> None:
+    """The `Tell` of an application that wants to hear nothing."""
+
+
+def serve(fd: int, load: Load, run_child: RunChild, tell: Tell = tell_nobody) -> int:
     """Import the application that the supervisor names, then fork children until the channel ends.
 
     `load` answers with the finished application. Returns an exit code; a child never returns.
     """
     for number in _SUPERVISORS_SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    channel = Channel(socket.socket(fileno=fd))
+        native.signal(number, signal.SIG_IGN)
+    channel = Channel(native.socket(fileno=fd))
     options = channel.receive()
     if not isinstance(options, WorkerOptions):
         return wire.EXIT_FAILURE
@@ -56,31 +62,36 @@ def serve(fd: int, load: Load, run_child: RunChild) -> int:
     gc.collect()
     gc.freeze()
     channel.send(ready)
-    return _Forks(app, options, channel, run_child).serve()
+    code = _Forks(app, options, channel, run_child, tell).serve()
+    tell(app, options, None)
+    return code
 
 
 class _Forks:
     """The loop of a template that is ready, and the process ids of the children it has forked."""
 
-    def __init__(self, app: Any, options: WorkerOptions, channel: Channel, run_child: RunChild) -> None:
+    def __init__(
+        self, app: Any, options: WorkerOptions, channel: Channel, run_child: RunChild, tell: Tell
+    ) -> None:
         self._app = app
+        self._tell = tell
         self._options = options
         self._run_child = run_child
         self._channel = channel
         self._pids: set[int] = set()
-        self._wake_reader, self._wake_writer = socket.socketpair()
+        self._wake_reader, self._wake_writer = native.socketpair()
 
     def serve(self) -> int:
         self._channel.set_blocking(False)
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         # Only now: the application's import may have handled SIGCHLD for its own ends.
-        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        native.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._wake_writer.fileno(), warn_on_full_buffer=False)
-        poll = select.poll()
-        poll.register(self._wake_reader, select.POLLIN)
+        poll = native.poll()
+        poll.register(self._wake_reader, POLLIN)
         while not self._channel.at_end:
-            poll.register(self._channel, select.POLLIN | (select.POLLOUT if self._channel.pending else 0))
+            poll.register(self._channel, POLLIN | (POLLOUT if self._channel.pending else 0))
             if any(fd == self._wake_reader.fileno() for fd, _ in poll.poll()):
                 self._wake_reader.recv(4096)
             self._channel.flush()
@@ -88,22 +99,39 @@ class _Forks:
             for word in self._channel.words():
                 if isinstance(word, Fork):
                     self._fork(word)
+                elif isinstance(word, Up | Stopping):
+                    self._tell(self._app, self._options, word)
+                elif isinstance(word, wire.Import):
+                    self._import(word.modules)
         return wire.EXIT_OK
+
+    def _import(self, modules: tuple[str, ...]) -> None:
+        """What a child has needed, for the children to come. What fails here fails there too, and is told there."""
+        before = set(sys.modules)
+        for module in modules:
+            with contextlib.suppress(ImproperlyConfigured):
+                self._app.modules.load(module)
+        imported = tuple(module for module in modules if module in sys.modules and module not in before)
+        if imported:
+            gc.collect()
+            gc.freeze()
+            self._channel.send(wire.Imported(imported))
 
     def _reap(self) -> None:
         # One by one: a process that the application started itself must keep its status for whoever waits
         # for it.
         for pid in list(self._pids):
-            ended, status = os.waitpid(pid, os.WNOHANG)
+            ended, status = native.waitpid(pid, os.WNOHANG)
             if ended:
                 self._pids.discard(pid)
                 self._channel.send(wire.Exited(pid, status))
 
     def _fork(self, fork: Fork) -> None:
         channel_fd, board_fd = self._channel.take_fd(), self._channel.take_fd()
+        self._tell(self._app, self._options, fork)
         sys.stdout.flush()
         sys.stderr.flush()
-        pid = os.fork()
+        pid = native.fork()
         if pid == 0:
             os._exit(self._be_child(fork, channel_fd, board_fd))
         os.close(channel_fd)
@@ -116,11 +144,11 @@ class _Forks:
         code = wire.EXIT_FAILURE
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            native.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._channel.close()
             self._wake_reader.close()
             self._wake_writer.close()
-            channel = Channel(socket.socket(fileno=channel_fd))
+            channel = Channel(native.socket(fileno=channel_fd))
             board = ChildBoard(board_fd, fork.slots)
             os.close(board_fd)
             code = self._run_child(self._app, self._options, fork, channel, board)
@@ -156,13 +184,15 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         broker_wait_at_start=conf.broker_connection_retry_on_startup is not False,
         results=conf.result_backend or "at the broker",
         queues=queues_of(conf, options, hostname),
-        tasks=tuple(sorted(name for name in app.tasks if not name.startswith(("celery.", "celeriac.")))),
+        tasks=_task_names(app),
         pool=pool,
         concurrency=concurrency,
         processes=processes * (options.processes or conf.worker_processes or 1),
         slots=slots,
         lease=conf.worker_lease,
         max_deliveries=conf.task_max_deliveries,
+        dead_letter_max=conf.task_dead_letter_max,
+        dead_letter_expires=conf.task_dead_letter_expires,
         shutdown_timeout=conf.worker_shutdown_timeout,
         start_timeout=conf.worker_proc_alive_timeout,
         max_tasks=conf.worker_max_tasks_per_child,
@@ -172,7 +202,21 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         max_age_variance=conf.worker_max_age_variance,
         time_limit=conf.task_time_limit,
         soft_time_limit=conf.task_soft_time_limit,
+        remote_control=conf.worker_enable_remote_control,
+        revoke_grace=conf.worker_revoke_grace,
     )
+
+
+def early_pool(options: WorkerOptions) -> str | None:
+    """The pool's name where the command line gives it, so that it is known before the application is imported."""
+    given: str | None = options.pool or options.settings.get("worker_pool")
+    return given
+
+
+def _task_names(app: Any) -> tuple[str, ...]:
+    """The names of the application's own tasks, those of modules that have not been imported too."""
+    names = {*app.tasks, *(app.modules.names() if app.modules is not None else ())}
+    return tuple(sorted(name for name in names if not name.startswith(("celery.", "celeriac."))))
 
 
 def hostname_of(options: WorkerOptions) -> str:

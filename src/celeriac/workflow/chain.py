@@ -1,19 +1,28 @@
 """Chain: steps that run one after another, each with the result of the one before.
 
-The first step's message carries the others; each step's executor sends the next. So a chain needs no result store.
+The first step's message carries the others; each step's executor sends the next. So a chain needs no result store,
+unless it is long: then a message carries a few steps, and the rest waits behind a join (docs/design/0005).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Self, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, Self, cast
 
+from celeriac import message
 from celeriac.context import Sender
 from celeriac.send_options import compact
-from celeriac.workflow.signature import Signature, listed, maybe_signature
+from celeriac.workflow import joining
+from celeriac.workflow.signature import Signature, listed, maybe_signature, register_type
+
+#: Steps that a message carries behind its own, where the chain is longer than `_LONGEST` steps.
+_CARRIED: Final = 4
+_LONGEST: Final = 12
+#: What is said of a chain and means its last step.
+_FOR_LAST: Final = ("link", "task_id", "ignore_result", "group_id", "group_index", "chord")
 
 
-@Signature.register_type("chain")
+@register_type("chain")
 class chain(Signature):
     """`chain(a.s(1), b.s(), c.s())`, or `a.s(1) | b.s() | c.s()`."""
 
@@ -30,11 +39,7 @@ class chain(Signature):
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any], app: Sender | None = None) -> Signature:
-        other = cls(form["kwargs"]["tasks"], app=app, **(form.get("options") or {}))
-        other["args"] = tuple(form.get("args") or ())
-        other["kwargs"].update({name: value for name, value in form["kwargs"].items() if name != "tasks"})
-        other["immutable"] = bool(form.get("immutable", False))
-        return other
+        return cls(form["kwargs"]["tasks"], app=app, **(form.get("options") or {})).dressed_as(form)
 
     @property
     def tasks(self) -> list[Signature]:
@@ -43,20 +48,29 @@ class chain(Signature):
 
     @property
     def app(self) -> Sender:
-        if self._app is not None or not self.tasks:
-            return super().app
-        return self.tasks[0].app
+        return self.app_of(self.tasks)
 
     def _append_step(self, step: Signature) -> None:
+        """Add a step. What follows a group makes a chord of it; what follows a chord belongs to its body."""
         if isinstance(step, chain):
             if step.options and step.tasks:
                 step.tasks[0].options.update(step.options)
             for inner in step.tasks:
                 self._append_step(inner)
             return
-        if self.tasks and self.tasks[-1].subtask_type == "group":
-            raise NotImplementedError("a step after a group is a chord, which comes in a later version")
-        self.tasks.append(step)
+        steps = self.tasks
+        if step.subtask_type == "group" and not step:
+            return
+        if steps and step.subtask_type == "group":
+            step = step.unrolled()
+        if steps and steps[-1].subtask_type in ("group", "chord"):
+            step = steps.pop() | step
+            if steps and steps[-1].subtask_type == "chord":
+                # A group that became a chord stands behind a chord: it is that chord's body.
+                step = steps.pop() | step
+        steps.append(step)
+
+    # -- sending --------------------------------------------------------------------------------------------
 
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Send the first step, which carries the others. Returns the last step's result, its parents the others'.
@@ -67,44 +81,27 @@ class chain(Signature):
             return None
         if getattr(self.app.conf, "task_always_eager", False):
             return self.apply(args, kwargs, **options)
-        first, rest, result, options = self._prepared(args, kwargs, options)
-        first.apply_async(**options, **({"chain": rest} if rest else {}))
-        return result
-
-    def _prepared(
-        self, args: Any, kwargs: Any, options: Mapping[str, Any]
-    ) -> tuple[Signature, list[dict[str, Any]], Any, dict[str, Any]]:
-        """The first step, the others as they travel (the next one last), the last one's result, and the options."""
         given = {**self.options, **options}
         steps = [step.clone() for step in self.tasks]
-        steps[0] = steps[0].clone((*(args or ()), *self.args), {**self._own_kwargs(), **(kwargs or {})})
-        last = steps[-1]
-        for name in ("link", "task_id", "ignore_result"):
-            if name in given:
-                value = given.pop(name)
-                if name == "link":
-                    for callback in listed(value):
-                        last.link(callback)
-                else:
-                    last.options[name] = value
-        for errback in listed(given.pop("link_error", None)):
-            for step in steps:
-                step.link_error(errback)
-        result: Any = None
-        for step in steps:
-            own = step.freeze()
-            own.parent, result = result, own
-        return steps[0], [compact(step) for step in reversed(steps[1:])], result, given
+        steps[0] = steps[0].clone((*(args or ()), *self.args), {**self.own_kwargs(), **(kwargs or {})})
+        _hand_down(steps, given)
+        result = _freeze(steps)
+        steps[0].apply_async(**given, **_rest(self.app, steps[1:]))
+        return result
 
-    def _own_kwargs(self) -> dict[str, Any]:
-        return {name: value for name, value in self.kwargs.items() if name != "tasks"}
+    def first_and_rest(self) -> tuple[Signature, list[dict[str, Any]]]:
+        """The first step, and the others as they travel. The ids are those of an earlier `freeze`."""
+        steps = [step.clone() for step in self.tasks]
+        _hand_down(steps, dict(self.options))
+        first, rest = steps[0].first_and_rest()
+        return first, [*_rest(self.app, steps[1:]).get("chain", ()), *rest]
 
     def freeze(self, _id: str | None = None, **options: Any) -> Any:
         """Give every step its id; returns the last one's result."""
-        result: Any = None
-        for step in self.tasks:
-            own = step.freeze(_id if step is self.tasks[-1] else None, **options)
-            own.parent, result = result, own
+        if not self.tasks:
+            return None
+        result = _freeze(self.tasks, _id or self.options.get("task_id"), options)
+        self.options["task_id"] = result.id
         return result
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
@@ -113,15 +110,20 @@ class chain(Signature):
         result: Any = None
         last = self.tasks[-1] if self.tasks else None
         for step in self.tasks:
-            own = {"link": given["link"]} if step is last and "link" in given else {}
+            own = {name: given[name] for name in _FOR_LAST if step is last and name in given}
             before = (tuple(args or ()) + tuple(self.args)) if result is None else (result.get(),)
             current = step.clone(before, kwargs if result is None else None).apply(**own)
-            current.parent, result = result, current
+            _attach(current, result)
+            result = current
         return result
 
     def unchain_tasks(self) -> list[Signature]:
-        """Copies of the steps, each linked to by nothing."""
-        return [step.clone() for step in self.tasks]
+        """Copies of the steps, each with the chain's error callbacks."""
+        steps = [step.clone() for step in self.tasks]
+        for errback in listed(self.options.get("link_error")):
+            for step in steps:
+                step.link_error(errback)
+        return steps
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Send it, with these arguments for the first step."""
@@ -129,6 +131,9 @@ class chain(Signature):
 
     def __bool__(self) -> bool:
         return bool(self.tasks)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
 
     def __or__(self, other: Any) -> Any:
         if not isinstance(other, Mapping):
@@ -140,3 +145,65 @@ class chain(Signature):
 
     def __repr__(self) -> str:
         return " | ".join(map(repr, self.tasks))
+
+
+def _hand_down(steps: list[Signature], given: dict[str, Any]) -> None:
+    """Give the steps what is said of the whole chain; what is left in `given` is for the first."""
+    last = steps[-1]
+    for name in _FOR_LAST:
+        if name in given:
+            value = given.pop(name)
+            if name == "link":
+                for callback in listed(value):
+                    last.link(callback)
+            else:
+                last.options[name] = value
+    for errback in listed(given.pop("link_error", None)):
+        for step in steps:
+            step.link_error(errback)
+
+
+def _freeze(
+    steps: list[Signature], last_id: str | None = None, options: Mapping[str, Any] | None = None
+) -> Any:
+    """Give every step its id. Returns the last one's result, whose parents are the others'."""
+    given = dict(options or {})
+    own = {name: given.pop(name) for name in ("group_id", "group_index", "chord") if name in given}
+    result: Any = None
+    for step in steps:
+        is_last = step is steps[-1]
+        current = step.freeze(last_id, **given, **own) if is_last else step.freeze(None, **given)
+        _attach(current, result)
+        result = current
+    return result
+
+
+def _attach(result: Any, parent: Any) -> None:
+    """Put a result behind its parent: before the first of those that belong to it."""
+    while result.parent is not None:
+        result = result.parent
+    result.parent = parent
+
+
+def _rest(app: Sender, steps: list[Signature]) -> dict[str, Any]:
+    """The option with which the step before carries these: the next one last, as with Celery."""
+    if not steps:
+        return {}
+    if len(steps) <= _LONGEST:
+        return {"chain": [compact(step) for step in reversed(steps)]}
+    # From the end: each part knows the join behind it.
+    later = steps[_CARRIED:]
+    steps = steps[:_CARRIED]
+    _park(app, steps[-1], later)
+    return {"chain": [compact(step) for step in reversed(steps)]}
+
+
+def _park(app: Sender, before: Signature, steps: list[Signature]) -> None:
+    """Let the steps wait behind a join at which the step before has the only seat."""
+    starts: Iterable[int] = range(0, len(steps), _CARRIED + 1)
+    parts = [steps[start : start + _CARRIED + 1] for start in starts]
+    join_ids = [message.id_of(message.new_key()) for _ in parts]
+    heads = [before, *(part[-1] for part in parts)]
+    for head, part, join_id in reversed(list(zip(heads, parts, join_ids, strict=False))):
+        head.options["chord"] = [join_id, 0]
+        joining.open_join(app, join_id, 1, chain.from_steps(*part, app=app), joining.AS_VALUE)

@@ -15,6 +15,7 @@ from celeriac.brokers.contract import Outgoing
 from celeriac.context import Request
 from celeriac.events import BUS, HookFailed
 from celeriac.outcome import Failure, Ignored, Outcome, Success, text_of
+from celeriac.workflow.joining import everything
 from celeriac.workflow.signature import Signature, maybe_signature
 
 _NOTHING: Final[dict[str, Any]] = {}
@@ -22,14 +23,16 @@ _NOTHING: Final[dict[str, Any]] = {}
 
 def follow_ups(task: Any, request: Request, outcome: Outcome) -> list[Outgoing]:
     """The messages that follow a run that ended so. Error callbacks that are functions here are called."""
-    if request.replacement and isinstance(outcome, Ignored):
-        return [task.app.producer.outgoing(call) for call in request.replacement]
-    if not request.is_chained:
+    is_replaced = bool(request.replacement) and isinstance(outcome, Ignored)
+    if not (is_replaced or request.is_chained):
         return []
     app = task.app
-    with context.running(task, request), context.collecting() as calls:
-        _apply(app, request, outcome)
-    return [app.producer.outgoing(call) for call in calls]
+    with context.running(task, request):
+        calls = request.replacement or []
+        if not is_replaced:
+            with context.collecting() as calls:
+                _apply(app, request, outcome)
+        return [app.producer.outgoing(call) for call in calls]
 
 
 def send_follow_ups(task: Any, request: Request, outcome: Outcome) -> None:
@@ -64,7 +67,7 @@ def _next_step(app: Any, request: Request, result: Any) -> None:
 def _call_back(app: Any, request: Request, errback: Signature, error: BaseException, text: str) -> None:
     """Send an error callback with the failed task's id, or call it here where it takes (request, exc, traceback)."""
     known = app.tasks.get(errback.task)
-    if known is not None and not errback.immutable and _takes_three(known):
+    if known is not None and not errback.immutable and _takes_three(known, errback):
         try:
             errback(request, error, text)
         except Exception as exc:  # noqa: BLE001 - user code: a broken error callback must not hide the error
@@ -73,16 +76,22 @@ def _call_back(app: Any, request: Request, errback: Signature, error: BaseExcept
     errback.apply_async((request.id,))
 
 
-def _takes_three(task: Any) -> bool:
-    """Whether it takes the request, the exception and the traceback, as error callbacks of the new style do."""
+def _takes_three(task: Any, errback: Signature) -> bool:
+    """Whether it takes the request, the exception and the traceback before the arguments that the callback has, as
+    error callbacks of the new style do."""
     try:
         parameters = inspect.signature(task.run).parameters.values()
     except (TypeError, ValueError):
         return False
-    places = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
-    required = [p for p in places if p.default is p.empty]
+    places = [
+        p
+        for p in parameters
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in errback.kwargs
+    ]
+    given = len(errback.args)
+    required = len([p for p in places if p.default is p.empty]) - given
     has_rest = any(p.kind is p.VAR_POSITIONAL for p in parameters)
-    return len(required) <= 3 and (len(places) >= 3 or (has_rest and len(required) > 1))
+    return required <= 3 and (len(places) - given >= 3 or (has_rest and required > 1))
 
 
 def abandoned(request: Request) -> list[bytes]:
@@ -90,5 +99,6 @@ def abandoned(request: Request) -> list[bytes]:
     return [
         message.key_of(task_id)
         for step in request.chain or ()
-        if (task_id := (step.get("options") or _NOTHING).get("task_id")) is not None
+        for inner in everything(step)
+        if (task_id := (inner.get("options") or _NOTHING).get("task_id")) is not None
     ]

@@ -22,11 +22,13 @@ def successor(signature: Any, request: Request, app: Any) -> Signature:
     found: Signature = maybe_signature(signature, app).clone()
     steps = found.tasks if isinstance(found, chain) else [found]
     if not steps:
-        raise ImproperlyConfigured("a task cannot be replaced with an empty chain")
+        raise ImproperlyConfigured("Cannot replace with an empty chain")
     if any("chord" in step.options for step in (found, *steps)):
         raise ImproperlyConfigured("a signature that replaces a task must not be part of a chord")
-    if any(step.subtask_type == "group" for step in steps):
-        raise NotImplementedError("replacing a task with a group is a chord, which comes in a later version")
+    if steps[-1].subtask_type == "group":
+        # Somebody waits for one result: the list of the members'.
+        found = found | Signature("celery.accumulate", (), {"index": 0}, app=app)
+        steps = found.tasks if isinstance(found, chain) else [found]
     first, last = steps[0], steps[-1]
     for callback in (*listed(found.options.pop("link", None) if found is not last else None),
                      *listed(request.callbacks)):  # fmt: skip

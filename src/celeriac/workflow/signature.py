@@ -8,19 +8,46 @@ Chains and groups are signatures with a type of their own (`register_type`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Final, Self, TypeVar, cast
 
-from celeriac import context, message
+from celeriac import context, message, plugins
 from celeriac.async_result import AsyncResult
 from celeriac.context import Sender
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.send_options import compact
 
 #: The class of each `subtask_type`: a registry, filled when the classes are made.
 TYPES: Final[dict[str, type[Signature]]] = {}
 
+#: Types of our own whose modules are loaded when they are first needed.
+_LATER: Final[Mapping[str, str]] = {
+    "chain": "celeriac.workflow.chain",
+    "group": "celeriac.workflow.group",
+    "chord": "celeriac.workflow.chord",
+    **dict.fromkeys(("xmap", "xstarmap", "chunks"), "celeriac.workflow.mapping"),
+}
 
 S = TypeVar("S", bound="Signature")
+
+
+def register_type(name: str) -> Callable[[type[S]], type[S]]:
+    """A class decorator: dicts with this `subtask_type` become signatures of that class."""
+
+    def register(subclass: type[S]) -> type[S]:
+        TYPES[name] = subclass
+        return subclass
+
+    return register
+
+
+def _of_type(name: str) -> type[Signature]:
+    """The class of a `subtask_type`. Raises: ImproperlyConfigured: there is none."""
+    if name in _LATER and name not in TYPES:
+        plugins.load(_LATER[name])
+    if name not in TYPES:
+        raise ImproperlyConfigured(f"this version knows no signature of type {name!r}")
+    return TYPES[name]
 
 
 class Signature(dict[str, Any]):
@@ -71,21 +98,14 @@ class Signature(dict[str, Any]):
 
     @classmethod
     def register_type(cls, name: str | None = None) -> Callable[[type[S]], type[S]]:
-        """A class decorator: dicts with this `subtask_type` become signatures of that class."""
-
-        def register(subclass: type[S]) -> type[S]:
-            TYPES[name or subclass.__name__] = subclass
-            return subclass
-
-        return register
+        """A class decorator for types of one's own: dicts with this `subtask_type` become signatures of that class."""
+        return lambda subclass: register_type(name or subclass.__name__)(subclass)
 
     @classmethod
     def from_dict(cls, form: Mapping[str, Any], app: Sender | None = None) -> Signature:
         """The signature that a dict describes, of the class that its `subtask_type` names."""
         kind = form.get("subtask_type")
-        if kind and kind not in TYPES:
-            raise ImproperlyConfigured(f"this version knows no signature of type {kind!r}")
-        target = TYPES[kind] if kind else Signature
+        target = _of_type(kind) if kind else Signature
         if target is cls or target is Signature:
             return Signature(form, app=app)
         return target.from_dict(form, app)
@@ -102,15 +122,27 @@ class Signature(dict[str, Any]):
         """The arguments by place."""
         return self["args"]
 
+    @args.setter
+    def args(self, args: Any) -> None:
+        self["args"] = args
+
     @property
     def kwargs(self) -> dict[str, Any]:
         """The arguments by name."""
         return cast("dict[str, Any]", self["kwargs"])
 
+    @kwargs.setter
+    def kwargs(self, kwargs: dict[str, Any]) -> None:
+        self["kwargs"] = kwargs
+
     @property
     def options(self) -> dict[str, Any]:
         """The options with which it will be sent."""
         return cast("dict[str, Any]", self["options"])
+
+    @options.setter
+    def options(self, options: dict[str, Any]) -> None:
+        self["options"] = options
 
     @property
     def subtask_type(self) -> str | None:
@@ -238,10 +270,50 @@ class Signature(dict[str, Any]):
             known.append(signature)
         return signature
 
+    def stamp(self, visitor: Any = None, append_stamps: bool = False, **headers: Any) -> Self:
+        """Put stamps on it, and on all that is in it or linked to it (see `workflow.stamping`); returns itself."""
+        plugins.load("celeriac.workflow.stamping:stamp")(self, visitor, append_stamps, headers)
+        return self
+
+    def stamp_links(self, visitor: Any, append_stamps: bool = False, **headers: Any) -> None:
+        """Put stamps on what is linked to it."""
+        plugins.load("celeriac.workflow.stamping:stamp_links")(self, visitor, append_stamps, headers)
+
     def flatten_links(self) -> list[Signature]:
         """Itself, and all that is linked to it, and to those."""
         links = [maybe_signature(link, self._app) for link in listed(self.options.get("link"))]
         return [self, *(deep for link in links for deep in link.flatten_links())]
+
+    # -- for signatures that are made of others --------------------------------------------------------------
+
+    def dressed_as(self, form: Mapping[str, Any]) -> Self:
+        """Itself, with the arguments of a form and its immutability."""
+        self["args"] = tuple(form.get("args") or ())
+        self["kwargs"].update({name: value for name, value in form["kwargs"].items() if name != "tasks"})
+        self["immutable"] = bool(form.get("immutable", False))
+        return self
+
+    def own_kwargs(self) -> dict[str, Any]:
+        """The arguments by name that are for the tasks inside it."""
+        return {name: value for name, value in self.kwargs.items() if name != "tasks"}
+
+    def app_of(self, members: Sequence[Signature]) -> Sender:
+        """The application: the given one, else that of the first member, else the current one."""
+        if self._app is not None or not members:
+            return self._app if self._app is not None else cast("Sender", context.current_app())
+        return members[0].app
+
+    def unrolled(self) -> Signature:
+        """What is to run in its place where that is simpler."""
+        return self
+
+    def first_and_rest(self) -> tuple[Signature, list[dict[str, Any]]]:
+        """The plain signature with which it begins, and the steps behind that as they travel."""
+        return self.clone(), []
+
+    def passed_through(self) -> tuple[Signature, list[dict[str, Any]]]:
+        """`first_and_rest` for what begins with many tasks: a task that hands its argument on comes first."""
+        return Signature("celery.accumulate", (), {"index": 0}, app=self._app), [compact(self)]
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -274,7 +346,7 @@ class Signature(dict[str, Any]):
     def __or__(self, other: Any) -> Any:
         if not isinstance(other, Mapping):
             return NotImplemented
-        return TYPES["chain"].from_steps(self, other, app=self._app)  # type: ignore[attr-defined]
+        return _of_type("chain").from_steps(self, other, app=self._app)  # type: ignore[attr-defined]
 
     def __ior__(self, other: Any) -> Any:
         return self.__or__(other)
@@ -319,7 +391,9 @@ def signature(varies: Any, *args: Any, app: Sender | None = None, **kwargs: Any)
 
 
 def maybe_signature(form: Any, app: Sender | None = None) -> Any:
-    """The signature that a dict describes; a signature, or None, as it is."""
+    """The signature that a dict describes; a task's own; a signature, or None, as it is."""
+    if callable(getattr(form, "s", None)) and not isinstance(form, Mapping):
+        return form.s()
     if isinstance(form, Mapping) and not isinstance(form, Signature):
         return Signature.from_dict(cast("Mapping[str, Any]", form), app)
     return form

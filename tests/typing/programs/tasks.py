@@ -88,6 +88,8 @@ async def coroutines() -> None:
     assert_type(await fetch("a"), bytes)
     assert_type(fetch.delay("a").get(), bytes)
     assert_type(await fetch.delay("a"), bytes)
+    assert_type(await fetch.delay("a").aget(timeout=1), bytes)
+    assert_type(await add.delay(1).aget(), int)
     assert_type(await add.adelay(1), AsyncResult[int])
     await add.adelay("1")  # refused
 
@@ -98,3 +100,14 @@ def workflows() -> None:
     assert_type(group(add.s(i, i) for i in range(10)).apply_async(), GroupResult)
     chain(first, add.si(1, 2), shout.s()).delay()
     (first | add.s(2)).apply_async()
+
+
+def signatures_that_take_no_result_are_whole() -> None:
+    add.si(1, y=2).delay()
+    mail.si("me", cc=["you"]).delay()
+    add.s()  # an argument comes from the step before it
+    add.si()  # refused
+    add.si("1")  # refused
+    add.si(1, 2, 3)  # refused
+    mail.si()  # refused
+    mail.si("me", ["you"])  # refused

@@ -10,14 +10,25 @@ import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, tzinfo
-from typing import Any, Concatenate, Final, Literal, NamedTuple, ParamSpec, Self, TypeVar, cast, overload
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Concatenate,
+    Final,
+    Literal,
+    NamedTuple,
+    ParamSpec,
+    Self,
+    TypeVar,
+    cast,
+    overload,
+)
 
 from celeriac import (
     brokers,
     clock,
     connections,
     context,
-    eager,
     importing,
     plugins,
     results,
@@ -30,13 +41,16 @@ from celeriac.configuration import Configuration, Level
 from celeriac.declaring import annotate, declare, gen_name
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, SettingHasNoEffect, UnknownOption
 from celeriac.producer import Call, Producer
-from celeriac.registry import TaskRegistry
-from celeriac.result_sets import GroupResult, ResultSet, result_from_tuple
+from celeriac.registry import BUILTINS, TaskRegistry
+from celeriac.result_sets import ResultSet, group_results_of, result_from_tuple
 from celeriac.results.disabled import DisabledResults
 from celeriac.setting_sources import Given
 from celeriac.settings import SETTINGS
 from celeriac.task import Task
 from celeriac.workflow.signature import Signature, signature
+
+if TYPE_CHECKING:
+    from celeriac.control.commands import Control
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -95,7 +109,10 @@ class Celeriac:
         self.main = main
         self.strict_typing = strict_typing
         self.tasks = TaskRegistry()
+        self.tasks.make_builtin = self._add_builtin
         self.conf = _Settings()
+        #: In a worker: the task modules that are imported when they are needed.
+        self.modules: Any = None
         self.finalized = False
         self._lock = threading.RLock()
         self._producer: Producer | None = None
@@ -275,6 +292,11 @@ class Celeriac:
         self._add(task)
         return task
 
+    def _add_builtin(self, name: str) -> Task[..., Any]:
+        """The task of that name that every application has."""
+        function = plugins.load("celeriac.workflow.builtins:FUNCTIONS")[name]
+        return self.add_function(function, name, {"bind": True, "base": Task, "ignore_result": False})
+
     def _add(self, task: Task[..., Any]) -> None:
         task.bind(self)
         self.tasks.register(task)
@@ -290,6 +312,8 @@ class Celeriac:
         """Everything is declared and configured: tasks take the settings as they are. A worker calls it."""
         with self._lock:
             self.finalized = True
+            for name in BUILTINS:
+                self.tasks[name]
             for task in self.tasks.values():
                 annotate(task, self.conf.task_annotations)
                 task.fix()
@@ -314,11 +338,19 @@ class Celeriac:
             self._discover()
 
     def _discover(self) -> None:
+        for package, related in self.discovered():
+            importing.import_related(package, related)
+
+    def discovered(self) -> list[tuple[str, str | None]]:
+        """The packages that `autodiscover_tasks` was given, and what to look for in each."""
         packages, self._packages = self._packages, []
+        found: list[tuple[str, str | None]] = []
         for names, related in packages:
             listed: Any = names() if callable(names) else names
-            for package in listed if listed is not None else importing.django_apps():
-                importing.import_related(package, related)
+            found += (
+                (package, related) for package in (importing.django_apps() if listed is None else listed)
+            )
+        return found
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -361,7 +393,7 @@ class Celeriac:
 
     def run_eagerly(self, task: Task[..., Any], call: Call, throw: bool | None = None) -> EagerResult:
         """Run a call here and now; see `eager`."""
-        return eager.run_here(self, task, call, throw)
+        return cast("EagerResult", plugins.load("celeriac.eager:run_here")(self, task, call, throw))
 
     # -- broker and results ---------------------------------------------------------------------------------
 
@@ -402,10 +434,10 @@ class Celeriac:
         kwargs.setdefault("app", self)
         return AsyncResult(id, **kwargs)
 
-    def GroupResult(self, id: str, results: Iterable[Any] = (), **kwargs: Any) -> GroupResult:
-        """The results of a group."""
-        kwargs.setdefault("app", self)
-        return GroupResult(id, results, **kwargs)
+    @property
+    def GroupResult(self) -> Any:
+        """Makes the results of a group: `app.GroupResult(id, results)`, `app.GroupResult.restore(id)`."""
+        return group_results_of(self)
 
     def ResultSet(self, results: Iterable[Any], **kwargs: Any) -> ResultSet:
         """Several results."""
@@ -420,6 +452,11 @@ class Celeriac:
         """A signature of a task of this application."""
         kwargs.setdefault("app", self)
         return signature(varies, *args, **kwargs)
+
+    @property
+    def control(self) -> Control:
+        """Remote control: revoking tasks, asking workers."""
+        return cast("Control", plugins.load("celeriac.control.commands:Control")(self))
 
     # -- current --------------------------------------------------------------------------------------------
 

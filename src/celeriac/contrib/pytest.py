@@ -1,0 +1,173 @@
+"""Fixtures for pytest, with Celery's names: in `conftest.py`, write `pytest_plugins = ("celeriac.contrib.pytest",)`.
+
+No entry point loads it by itself: whoever does not ask for it pays nothing, and Celery's own plugin may be there too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from celeriac import plugins
+from celeriac.app import Celeriac
+from celeriac.contrib.testing.app import TestApp, setup_default_app
+from celeriac.contrib.testing.inline import InlineWorker, inline_worker
+from celeriac.contrib.testing.worker import TestWorkController, start_worker
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the marker."""
+    config.addinivalue_line("markers", "celery(**settings): settings of the test's application.")
+
+
+@contextmanager
+def _app(use_trap: bool, parameters: Mapping[str, Any], config: Mapping[str, Any]) -> Generator[Celeriac]:
+    app = TestApp(set_as_current=False, config=config, **parameters)
+    with setup_default_app(app, use_trap=use_trap):
+        yield app
+
+
+@contextmanager
+def _worker(
+    app: Celeriac, includes: Sequence[str], pool: str, parameters: Mapping[str, Any]
+) -> Generator[TestWorkController | None]:
+    if os.environ.get("NO_WORKER"):
+        yield None
+        return
+    for module in includes:
+        plugins.load(module)
+    with start_worker(app, pool=pool, **parameters) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="session")
+def celery_config() -> Mapping[str, Any]:
+    """Override it: settings of the applications."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def celery_parameters() -> Mapping[str, Any]:
+    """Override it: arguments of `Celeriac`."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def celery_worker_parameters() -> Mapping[str, Any]:
+    """Override it: arguments of `start_worker`, such as `queues`."""
+    return {}
+
+
+@pytest.fixture(scope="session")
+def celery_worker_pool() -> str:
+    """Override it: `solo` or `threads`."""
+    return "solo"
+
+
+@pytest.fixture(scope="session")
+def celery_includes() -> Sequence[str]:
+    """Override it: modules to import before a worker starts."""
+    return ()
+
+
+@pytest.fixture(scope="session")
+def celery_class_tasks() -> Sequence[Any]:
+    """Override it: tasks, as instances or classes, to register before a worker starts."""
+    return ()
+
+
+@pytest.fixture(scope="session")
+def celery_enable_logging() -> bool:
+    """Celery's; the lines of a worker go to the logger `celeriac.worker` in any case, and pytest catches them."""
+    return False
+
+
+@pytest.fixture(scope="session")
+def use_celery_app_trap() -> bool:
+    """Override it: True lets tests fail that use the current application."""
+    return False
+
+
+@pytest.fixture
+def celery_app(
+    request: pytest.FixtureRequest,
+    celery_config: Mapping[str, Any],
+    celery_parameters: Mapping[str, Any],
+    use_celery_app_trap: bool,
+) -> Generator[Celeriac]:
+    """An application for the test, all of it in memory; `@pytest.mark.celery(...)` has settings for it."""
+    node: pytest.Item = request.node  # pyright: ignore[reportUnknownMemberType]
+    mark = node.get_closest_marker("celery")
+    config = {**celery_config, **(mark.kwargs if mark else {})}
+    with _app(use_celery_app_trap, celery_parameters, config) as app:
+        yield app
+
+
+@pytest.fixture(scope="session")
+def celery_session_app(
+    celery_config: Mapping[str, Any], celery_parameters: Mapping[str, Any], use_celery_app_trap: bool
+) -> Generator[Celeriac]:
+    """An application for all tests."""
+    with _app(use_celery_app_trap, celery_parameters, celery_config) as app:
+        app.set_default()
+        app.set_current()
+        yield app
+
+
+@pytest.fixture
+def celery_worker(
+    celery_app: Celeriac,
+    celery_includes: Sequence[str],
+    celery_class_tasks: Sequence[Any],
+    celery_worker_pool: str,
+    celery_worker_parameters: Mapping[str, Any],
+) -> Generator[TestWorkController | None]:
+    """A worker in a thread, for the test. Tasks that are declared later are known to it."""
+    for task in celery_class_tasks:
+        celery_app.register_task(task)
+    with _worker(celery_app, celery_includes, celery_worker_pool, celery_worker_parameters) as worker:
+        yield worker
+
+
+@pytest.fixture(scope="session")
+def celery_session_worker(
+    celery_session_app: Celeriac,
+    celery_includes: Sequence[str],
+    celery_class_tasks: Sequence[Any],
+    celery_worker_pool: str,
+    celery_worker_parameters: Mapping[str, Any],
+) -> Generator[TestWorkController | None]:
+    """A worker in a thread, for all tests."""
+    for task in celery_class_tasks:
+        celery_session_app.register_task(task)
+    with _worker(celery_session_app, celery_includes, celery_worker_pool, celery_worker_parameters) as worker:
+        yield worker
+
+
+@pytest.fixture
+def depends_on_current_app(celery_app: Celeriac) -> None:
+    """Makes the test's application the current one."""
+    celery_app.set_current()
+
+
+@pytest.fixture
+def celeriac_inline_worker(celery_app: Celeriac) -> Generator[InlineWorker]:
+    """A worker in the test's hands: `drain()` runs what is due, `advance(seconds)` lets time pass."""
+    with inline_worker(celery_app) as worker:
+        yield worker
+
+
+@pytest.fixture
+def celeriac_app(celery_app: Celeriac) -> Celeriac:
+    """`celery_app`."""
+    return celery_app
+
+
+@pytest.fixture
+def celeriac_worker(celery_worker: TestWorkController | None) -> TestWorkController | None:
+    """`celery_worker`."""
+    return celery_worker

@@ -1,0 +1,387 @@
+"""Revocations: what is revoked is delivered alone, with the verdict, whichever way it comes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+
+import pytest
+
+from celeriac import clock
+from celeriac.brokers.contract import (
+    REMEMBERED,
+    REVOKED,
+    Ack,
+    Action,
+    Delivery,
+    Outgoing,
+    PutBack,
+    Release,
+    Replace,
+    Revocation,
+    Settlement,
+)
+from celeriac.testing.stand import (
+    PATIENCE,
+    SHORT,
+    SOON,
+    Stand,
+    casualty_of,
+    message,
+    name_of,
+    names,
+    pause,
+    settle,
+    until,
+)
+
+KEEP = 600.0
+
+
+def revoke(stand: Stand, *datas: bytes, keep: float = KEEP) -> list[bytes]:
+    """Revoke messages in the stand's queue, over its other connection."""
+    return stand.other.revoke(stand.queue, [Revocation(data[1:17]) for data in datas], keep)
+
+
+def remembered(stand: Stand) -> list[bytes]:
+    return [one.key for one in stand.broker.revoked(stand.queue)]
+
+
+def delivered(batches: Sequence[Sequence[Delivery]]) -> list[list[tuple[str, str | None]]]:
+    """Name and verdict of each delivery, by batches."""
+    return [[(name_of(one.data), one.verdict) for one in batch] for batch in batches]
+
+
+def again(data: bytes) -> bytes:
+    """Other bytes with the same id, as a retry has."""
+    return data[:17] + b"again"
+
+
+class Revoking:
+    """`revoke` and `revoked`."""
+
+    # -- what waits ----------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("place", [0, 2, 4])
+    def test_a_ready_message_comes_next_and_alone(self, stand: Stand, place: int) -> None:
+        sent = stand.send(*"abcde")
+        assert revoke(stand, sent[place]) == [sent[place][1:17]]
+        assert remembered(stand) == []
+        assert stand.stats().ready == 5
+        name = "abcde"[place]
+        rest = [(other, None) for other in "abcde" if other != name]
+        assert delivered(stand.drain()) == [[(name, REVOKED)], rest]
+        assert stand.stats().ready == 0
+
+    def test_a_delayed_message_comes_next_and_alone(self, stand: Stand) -> None:
+        [_, late] = stand.send("soon", "late", due_in=KEEP)
+        stand.send("a")
+        assert revoke(stand, late) == [late[1:17]]
+        assert (stand.stats().ready, stand.stats().delayed) == (2, 1)
+        assert delivered(stand.drain()) == [[("late", REVOKED)], [("a", None)]]
+
+    def test_a_suspect_gets_the_verdict_and_keeps_its_crashes(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        stand.crash()
+        assert revoke(stand, data) == [data[1:17]]
+        [[delivery]] = stand.drain()
+        assert (delivery.crashes, delivery.verdict) == (1, REVOKED)
+
+    def test_a_suspect_that_waits_for_its_pause_comes_at_once(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        stand.crash(times=2, max_deliveries=9)
+        assert stand.stats().delayed == 1
+        assert revoke(stand, data) == [data[1:17]]
+        assert delivered(stand.drain()) == [[("a", REVOKED)]]
+
+    def test_it_comes_before_higher_priorities(self, stand: Stand) -> None:
+        low, middle = stand.send("low"), stand.send("middle", priority=5)
+        stand.send("high", priority=9)
+        assert set(revoke(stand, *low, *middle)) == {low[0][1:17], middle[0][1:17]}
+        batches = delivered(stand.drain())
+        assert sorted(batches[:2]) == [[("low", REVOKED)], [("middle", REVOKED)]]
+        assert batches[2:] == [[("high", None)]]
+
+    def test_many_are_found_among_many(self, stand: Stand) -> None:
+        sent = [data for part in range(10) for data in stand.send(*(f"{part}-{i}" for i in range(1000)))]
+        late = stand.send(*(f"late-{i}" for i in range(3000)), due_in=KEEP)
+        chosen = [*sent[::50], *sent[4000:4200], *late[::100], *late[-40:]]
+        chosen_names = {name_of(data) for data in chosen}
+        assert set(revoke(stand, *chosen)) == {data[1:17] for data in chosen}
+        assert remembered(stand) == []
+        gone = sum(name.startswith("late") for name in chosen_names)
+        assert (stand.stats().ready, stand.stats().delayed) == (10_000 + gone, 3000 - gone)
+        batches = stand.drain(limit=1000)
+        judged = [one for batch in batches for one in batch if one.verdict == REVOKED]
+        assert {name_of(one.data) for one in judged} == chosen_names
+        assert len(judged) == len(chosen_names)
+        assert all(len(batch) == 1 for batch in batches if batch[0].verdict)
+        rest = [name for batch in batches for name in names(batch) if batch[0].verdict is None]
+        assert rest == [name_of(data) for data in sent if name_of(data) not in chosen_names]
+
+    def test_all_of_a_queue_is_revoked(self, stand: Stand) -> None:
+        sent = stand.send(*(str(i) for i in range(300)))
+        assert len(revoke(stand, *sent)) == 300
+        assert stand.stats().ready == 300
+        assert [len(batch) for batch in stand.drain()] == [1] * 300
+        assert (stand.stats().ready, stand.stats().running) == (0, 0)
+        stand.send("next")
+        assert delivered(stand.drain()) == [[("next", None)]]
+
+    def test_other_queues_are_not_touched(self, stand: Stand) -> None:
+        second = stand.new_queue()
+        [data] = stand.send("a", queue=second)
+        assert revoke(stand, data) == []
+        assert delivered(stand.drain(second)) == [[("a", None)]]
+        assert stand.broker.revoked(second) == []
+
+    def test_what_is_done_and_what_is_dead_is_not_found(self, stand: Stand) -> None:
+        done, dead = stand.send("done")[0], stand.send("dead")[0]
+        consumer = stand.consumer()
+        settle(consumer, consumer.take(1, SOON))
+        consumer.close()
+        stand.crash(max_deliveries=1)
+        stand.bury_judged()
+        assert revoke(stand, done, dead) == []
+        assert stand.stats().dead == 1
+
+    def test_revoked_twice_it_is_delivered_once(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        assert revoke(stand, data) == revoke(stand, data, data) == [data[1:17]]
+        assert delivered(stand.drain()) == [[("a", REVOKED)]]
+
+    def test_the_revoked_are_purged(self, stand: Stand) -> None:
+        sent = stand.send("a", "b", "c")
+        revoke(stand, sent[1])
+        assert stand.broker.purge(stand.queue) == 3
+        assert stand.stats().ready == 0
+        stand.broker.send([Outgoing(stand.queue, sent[1])], SOON)
+        assert delivered(stand.drain()) == [[("b", None)]]
+
+    def test_a_paused_queue_gives_no_revoked_ones(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        stand.broker.pause(stand.queue)
+        assert revoke(stand, data) == [data[1:17]]
+        assert stand.consumer().take(1, 0) == []
+        stand.broker.resume(stand.queue)
+        assert delivered(stand.drain()) == [[("a", REVOKED)]]
+
+    def test_a_waiting_take_is_woken(self, stand: Stand) -> None:
+        [data] = stand.send("a", due_in=KEEP)
+        taken, seconds = stand.while_taking(stand.consumer(), lambda: revoke(stand, data))
+        assert delivered([taken]) == [[("a", REVOKED)]]
+        assert seconds < SOON
+
+    def test_the_verdict_stays_until_it_is_settled(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        revoke(stand, data)
+        consumer = stand.consumer()
+        assert settle(consumer, consumer.take(1, SOON), Release()) == []
+        assert delivered([consumer.take(1, SOON)]) == [[("a", REVOKED)]]
+        consumer.close()
+        stand.crash()
+        assert delivered(stand.drain()) == [[("a", REVOKED)]]
+
+    # -- what is held ---------------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize(
+        "way", ["release", "replace", "put back", "crash", "surrender", "lease", "close"]
+    )
+    def test_what_is_held_is_caught_when_it_comes_again(self, stand: Stand, way: str) -> None:
+        [data, *_] = stand.send("a")
+        consumer = stand.consumer(lease=SHORT if way == "lease" else KEEP)
+        [delivery] = consumer.take(1, SOON)
+        assert revoke(stand, data) == []
+        assert remembered(stand) == [data[1:17]]
+        stand.send("z")
+        actions: dict[str, Action] = {
+            "release": Release(),
+            "replace": Replace(Outgoing(stand.queue, again(data))),
+            "put back": PutBack(again(data), clock.now() + 0.1),
+        }
+        if way in actions:
+            assert settle(consumer, [delivery], actions[way]) == []
+        elif way == "crash":
+            casualty = {delivery.key: casualty_of("signal 9 (SIGKILL)")}
+            stand.broker.surrender([stand.queue], consumer.owner, casualty, {}, 3)
+        elif way == "surrender":
+            stand.broker.surrender([stand.queue], consumer.owner, {}, {}, 3)
+        elif way == "close":
+            consumer.close()
+        else:
+            stand.expire()
+        taken: list[Delivery] = []
+        eager = stand.consumer()
+
+        def take() -> int:
+            batch = eager.take(10, 0)
+            assert len(batch) < 2
+            taken.extend(batch)
+            return len(taken) == 2
+
+        until(take, "both are delivered")
+        got = {name_of(one.data)[:1]: (one.crashes, one.verdict) for one in taken}
+        assert got == {"a": (int(way in ("crash", "lease")), REVOKED), "z": (0, None)}
+        assert remembered(stand) == []
+
+    def test_a_settlement_is_not_touched(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        consumer = stand.consumer()
+        batch = consumer.take(1, SOON)
+        revoke(stand, data)
+        assert consumer.confirm(batch) == []
+        assert settle(consumer, batch) == []
+        assert stand.drain() == []
+
+    def test_a_committed_one_keeps_its_verdict(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        consumer = stand.consumer()
+        consumer.commit(consumer.take(1, SOON))
+        revoke(stand, data)
+        consumer.close()
+        assert revoke(stand, data) == []
+        assert delivered(stand.drain()) == [[("a", "worker_lost")]]
+        assert remembered(stand) == [data[1:17]]
+
+    def test_the_supervisors_verdict_goes_before(self, stand: Stand) -> None:
+        [data] = stand.send("a")
+        consumer = stand.consumer()
+        consumer.take(1, SOON)
+        revoke(stand, data)
+        verdict = {data[1:17]: f"{REVOKED}:terminated"}
+        stand.broker.surrender([stand.queue], consumer.owner, {}, verdict, 3)
+        assert delivered(stand.drain()) == [[("a", f"{REVOKED}:terminated")]]
+        assert remembered(stand) == []
+
+    # -- what is not there yet -------------------------------------------------------------------------------
+
+    @pytest.mark.parametrize("due_in", [None, 0.1])
+    def test_what_is_sent_later_is_caught(self, stand: Stand, due_in: float | None) -> None:
+        data = message("a")
+        assert revoke(stand, data) == []
+        stand.send("before")
+        due_at = None if due_in is None else clock.now() + due_in
+        stand.broker.send([Outgoing(stand.queue, data, 3, due_at)], SOON)
+        consumer = stand.consumer()
+        taken: list[Delivery] = []
+
+        def take() -> int:
+            taken.extend(consumer.take(10, 0))
+            return len(taken) == 2
+
+        until(take, "both are delivered")
+        assert {(name_of(one.data), one.verdict) for one in taken} == {("a", REVOKED), ("before", None)}
+        assert remembered(stand) == []
+        stand.broker.send([Outgoing(stand.queue, data)], SOON)
+        assert delivered(stand.drain()) == [[("a", None)]]
+
+    def test_those_in_one_batch_come_alone_and_the_others_together(self, stand: Stand) -> None:
+        batch = [message(name) for name in "abcdef"]
+        revoke(stand, batch[1], batch[2], batch[5])
+        stand.broker.send([Outgoing(stand.queue, data) for data in batch], SOON)
+        got = delivered(stand.drain())
+        assert sorted(row for row in got if row[0][1]) == [[(name, REVOKED)] for name in "bcf"]
+        assert [one for row in got for one in row if not one[1]] == [(name, None) for name in "ade"]
+
+    def test_a_purge_does_not_forget_it(self, stand: Stand) -> None:
+        data = message("a")
+        revoke(stand, data)
+        stand.send("b")
+        stand.broker.purge(stand.queue)
+        stand.broker.send([Outgoing(stand.queue, data)], SOON)
+        assert delivered(stand.drain()) == [[("a", REVOKED)]]
+
+    def test_it_is_forgotten_after_its_time(self, stand: Stand) -> None:
+        short, long = message("short"), message("long")
+        revoke(stand, short, keep=0.2)
+        revoke(stand, long)
+        until(lambda: remembered(stand) == [long[1:17]], "the short one is forgotten")
+        stand.broker.send([Outgoing(stand.queue, data) for data in (short, long)], SOON)
+        got = [one for batch in delivered(stand.drain()) for one in batch]
+        assert sorted(got, key=str) == [("long", REVOKED), ("short", None)]
+
+    def test_revoked_lists_them_oldest_first(self, stand: Stand) -> None:
+        asked = [
+            Revocation(message("a")[1:17]),
+            Revocation(message("b")[1:17], terminate=True),
+            Revocation(message("c")[1:17], terminate=True, signal="SIGKILL"),
+        ]
+        for one in asked:
+            assert stand.broker.revoke(stand.queue, [one], KEEP) == []
+            pause(0.005)
+        assert stand.other.revoked(stand.queue) == asked
+        assert stand.other.revoked(stand.new_queue()) == []
+
+    def test_a_milder_revocation_does_not_take_back_a_harder_one(self, stand: Stand) -> None:
+        key = message("a")[1:17]
+        stand.broker.revoke(stand.queue, [Revocation(key)], KEEP)
+        stand.broker.revoke(stand.queue, [Revocation(key, True, "SIGKILL")], KEEP)
+        stand.broker.revoke(stand.queue, [Revocation(key)], 1.0)
+        assert stand.broker.revoked(stand.queue) == [Revocation(key, True, "SIGKILL")]
+        pause(1.1)
+        assert remembered(stand) == [key]
+
+    def test_so_many_are_remembered_and_no_more(self, stand: Stand) -> None:
+        old = [message("old") for _ in range(5)]
+        revoke(stand, *old)
+        pause(0.01)
+        new = [message("new") for _ in range(REMEMBERED - 2)]
+        assert revoke(stand, *new) == []
+        kept = remembered(stand)
+        assert len(kept) == REMEMBERED
+        assert set(kept) > {data[1:17] for data in new}
+
+    def test_more_than_are_remembered_are_revoked_at_once(self, stand: Stand) -> None:
+        assert revoke(stand, *(message("x") for _ in range(REMEMBERED + 1))) == []
+        assert len(remembered(stand)) == REMEMBERED
+
+    def test_no_revocations(self, stand: Stand) -> None:
+        stand.send("a")
+        assert stand.broker.revoke(stand.queue, [], KEEP) == []
+        assert stand.drained() == ["a"]
+
+    # -- while others work ------------------------------------------------------------------------------------
+
+    def test_nothing_revoked_is_delivered_without_the_verdict(self, stand: Stand) -> None:
+        """Takes, releases, retries and delays go on while half of everything is revoked."""
+        sent = stand.send(*(str(i) for i in range(2000)))
+        sent += stand.send(*(f"late-{i}" for i in range(500)), due_in=0.3)
+        is_revoked: set[bytes] = set()
+        wrong: list[str] = []
+        ended: set[bytes] = set()
+        lock = threading.Lock()
+
+        def work() -> None:
+            consumer = stand.consumer(broker=stand.broker)
+            deadline = clock.monotonic() + PATIENCE
+            while len(ended) < len(sent) and clock.monotonic() < deadline:
+                with lock:
+                    before = set(is_revoked)
+                batch = consumer.take(20, 0.05)
+                wrong.extend(name_of(d.data) for d in batch if d.key in before and d.verdict != REVOKED)
+                consumer.settle([_fate(stand, number, one) for number, one in enumerate(batch)])
+                ended.update(d.key for number, d in enumerate(batch) if d.verdict or number % 4 == 0)
+            consumer.close()
+
+        workers = [stand.start(work) for _ in range(3)]
+        for start in range(0, len(sent), 100):
+            part = [data[1:17] for data in sent[start : start + 100 : 2]]
+            stand.other.revoke(stand.queue, [Revocation(key) for key in part], KEEP)
+            with lock:
+                is_revoked.update(part)
+        for worker in workers:
+            worker.result(2 * PATIENCE)
+        assert wrong == []
+        assert len(ended) == len(sent)
+        assert (stand.stats().ready, stand.stats().delayed, stand.stats().running) == (0, 0, 0)
+
+
+def _fate(stand: Stand, number: int, delivery: Delivery) -> Settlement:
+    """Those with a verdict and every fourth end; the others go back, are retried or wait a little."""
+    if delivery.verdict or number % 4 == 0:
+        return Settlement(delivery, Ack())
+    if number % 4 == 1:
+        return Settlement(delivery, Release())
+    if number % 4 == 2:
+        return Settlement(delivery, Replace(Outgoing(stand.queue, delivery.data)))
+    return Settlement(delivery, PutBack(delivery.data, clock.now() + 0.01))

@@ -1,0 +1,43 @@
+"""What a child was told to be revoked: it begins no run of that, whatever was on its way when it heard.
+
+The broker remembers revocations and judges what is taken from then on. What the child had taken before, or was about to
+be handed, is caught here. Bounded: the newest are remembered, each for a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from celeriac import clock
+
+#: So many keys are remembered, about 1.5 MB.
+MOST: Final = 10_000
+
+
+class RevokedHere:
+    """Keys and until when (monotonic). The steward adds, slots and the main thread ask: each step is one of a dict."""
+
+    def __init__(self) -> None:
+        self._until: dict[bytes, float] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._until)
+
+    def add(self, keys: Iterable[bytes], keep: float) -> None:
+        """Remember these for `keep` seconds."""
+        until = clock.monotonic() + keep
+        for key in keys:
+            self._until.pop(key, None)
+            self._until[key] = until
+        while len(self._until) > MOST:
+            self._until.pop(next(iter(self._until)), None)
+
+    def __contains__(self, key: bytes) -> bool:
+        until = self._until.get(key)
+        return until is not None and until > clock.monotonic()
+
+    def take(self, key: bytes) -> bool:
+        """Whether it is revoked; then that is done with, as with the broker: the id may be used again."""
+        until = self._until.pop(key, None)
+        return until is not None and until > clock.monotonic()

@@ -1,0 +1,164 @@
+"""P10 while a Redis server is away, in every way that it can be: workers wait, take again soon, and lose nothing.
+
+One worker goes through all ways, one after the other. Times are scaled: `worker_lease`, the driver's `socket_timeout`
+and `broker_connection_lost_timeout` are seconds here.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import WAIT, Probe, Worker, wait_until
+
+from celeriac.async_result import AsyncResult
+from tests.guarantees import outages
+from tests.guarantees.ground import SLACK, Ground
+from tests.guarantees.outages import Wire
+from tests.servers import PrivateRedis
+
+POOLS = ("prefork", "threads")
+#: A server that swallows is noticed after so many seconds; the default is 10.
+SHORT = {"broker_transport_options": {"socket_timeout": 1.0}}
+
+
+@pytest.fixture
+def wired(wire: Wire, tmp_path: Path) -> Iterator[Ground]:
+    """A ground whose workers go through the wire; this test itself asks the server directly."""
+    ground = Ground(tmp_path, wire.server.url)
+    ground.url = wire.url
+    yield ground
+    ground.close()
+
+
+def pass_time(seconds: float) -> None:
+    """Let an outage last."""
+    until = time.monotonic() + seconds
+    wait_until(lambda: time.monotonic() > until)
+
+
+def pair(ground: Ground, *probes: Probe, **settings: Any) -> list[Worker]:
+    """A worker of each kind of pool, which takes from the queue of the pool's name."""
+    flags = [probe.flags for probe in probes] or [()] * len(POOLS)
+    return [
+        ground.worker("-P", pool, "-c", "2", "-Q", pool, *more, **settings)
+        for pool, more in zip(POOLS, flags, strict=True)
+    ]
+
+
+def test_p10_workers_outlast_every_way_of_being_away(wired: Ground, wire: Wire):
+    workers = pair(wired, worker_lease=3.0, **SHORT)
+    children = [worker.children() for worker in workers]
+    sent: list[AsyncResult] = []
+    for name, (outage, _) in {**outages.ALL, "forgetting": (outages.forgetting, "")}.items():
+        running = [wired.call("holds", f"gate {name}", queue=pool) for pool in POOLS]
+        for result in running:
+            wired.wait_note(result, "start")
+        due = [wired.call("plain", n, countdown=0.3, queue=pool) for n in range(5) for pool in POOLS]
+        with outage(wire):
+            # What ends is to be told while nobody listens.
+            wired.open(f"gate {name}")
+            for result in running:
+                wired.wait_note(result, "end")
+            pass_time(1.0)
+        back_at = time.monotonic()
+        for result in due:
+            wired.wait_note(result, "plain")
+        assert time.monotonic() - back_at < 5.0 + SLACK, f"{name}: {wired.told()}"
+        for pool in POOLS:
+            wired.wait_empty(pool)
+        sent += running + due
+    ran = [note["id"] for note in wired.notes() if note["what"] in ("plain", "start")]
+    assert sorted(ran) == sorted(result.id for result in sent)
+    assert [worker.children() for worker in workers] == children
+    assert [worker.stop() for worker in workers] == [0, 0]
+    assert not any(wired.stats(pool).dead for pool in POOLS)
+
+
+@pytest.mark.parametrize("name", ["hanging", "half-open", "full"])
+def test_p10_a_worker_gives_up_a_broker_that_stays_away(wired: Ground, wire: Wire, name: str):
+    outage, _ = outages.ALL[name]
+    result = wired.call("add", 1, countdown=4.0)
+    times = {"worker_lease": 1.0, "broker_connection_lost_timeout": 1.0, "worker_shutdown_timeout": 1.0}
+    worker = wired.worker("-c", "1", **times, **SHORT)
+    with outage(wire):
+        assert worker.exit_code(1.0 + 15.0 + SLACK) == 69
+    assert "stopping: the broker has" in worker.log() and "Traceback" not in worker.log()
+    wired.worker("-c", "1", **SHORT)
+    assert result.get(timeout=WAIT) == 2
+    assert len(wired.notes(result, "add")) == 1
+
+
+def test_p10_workers_that_renew_and_cannot_take_are_not_ready_and_give_up(wired: Ground, wire: Wire):
+    probes = [Probe(), Probe()]
+    workers = pair(wired, *probes, broker_connection_lost_timeout=3.0)
+    for probe in probes:
+        probe.wait("/ready", 200, "ready")
+    with outages.no_takes(wire):
+        waiting = [wired.call("add", 1, queue=pool) for pool in POOLS]
+        for probe in probes:
+            probe.wait("/ready", 503, "the broker has let no child take or settle for", 5.0 + SLACK)
+            assert probe.get("/live") == (200, "live")
+    # It passed: nobody counts it with the next.
+    for result, probe in zip(waiting, probes, strict=True):
+        assert result.get(timeout=WAIT) == 2
+        probe.wait("/ready", 200, "ready", 5.0 + SLACK)
+    with outages.no_takes(wire):
+        late = [wired.call("add", 2, queue=pool) for pool in POOLS]
+        assert [worker.exit_code(3.0 + 10.0 + SLACK) for worker in workers] == [69, 69]
+    for worker in workers:
+        assert "the broker has let no child take for too long" in worker.log() and "NOPERM" in worker.log()
+    wired.worker("-c", "1", "-Q", ",".join(POOLS))
+    assert [result.get(timeout=WAIT) for result in late] == [3, 3]
+
+
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_p10_a_result_store_that_is_away_is_waited_for_with_what_has_run(
+    private_redis: PrivateRedis, tmp_path: Path, pool: str
+):
+    probe = Probe()
+    ground = Ground(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite", result_backend=private_redis.url)
+    try:
+        worker = ground.worker(
+            "-P", pool, "-c", "2", *probe.flags, broker_connection_lost_timeout=1.0, worker_lease=1.0
+        )
+        private_redis.stop()
+        results = [ground.send("add", n) for n in range(500)]
+        probe.wait("/ready", 503, "the result store has been away for 2 s")
+        assert probe.get("/live") == (200, "live")
+        # What waits for the store is bounded: nothing more is taken.
+        assert len(ground.notes(what="add")) <= 300
+        private_redis.start()
+        assert [result.get(timeout=WAIT) for result in results] == list(range(1, 501))
+        ground.wait_empty()
+        assert len(ground.notes(what="add")) == len(results)
+        probe.wait("/ready", 200, "ready")
+        assert worker.stop() == 0
+    finally:
+        ground.close()
+
+
+def test_p10_a_child_whose_main_thread_is_stuck_between_tasks_is_replaced(tmp_path: Path):
+    """In an application's own signal handler that never returns; the child's other thread goes on all the same."""
+    ground = Ground(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite")
+    try:
+        probes = [Probe(), Probe()]
+        workers = pair(ground, *probes)
+        stuck = [worker.children()[0] for worker in workers]
+        for pid in stuck:
+            os.kill(pid, signal.SIGUSR2)
+        for probe in probes:
+            probe.wait("/live", 503, "has not come round for", 30.0)
+        for pid, worker in zip(stuck, workers, strict=True):
+            wait_until(lambda pid=pid, worker=worker: pid not in worker.children(), worker.log)
+        for pool, probe in zip(POOLS, probes, strict=True):
+            assert ground.call("add", 1, queue=pool).get(timeout=WAIT) == 2
+            probe.wait("/live", 200, "live")
+        assert [worker.stop() for worker in workers] == [0, 0]
+    finally:
+        ground.close()

@@ -1,0 +1,142 @@
+"""A worker imports the task modules that its messages ask for, and no others."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import WAIT, wait_until
+
+from celeriac import Celeriac
+
+APP = """
+from celeriac import Celeriac
+app = Celeriac("proj", broker="sqlite:///{folder}/db.sqlite", include=["thumbs", "mails", "broken", "computed"],
+               task_ignore_result=False, worker_shutdown_timeout=5)
+@app.task
+def loaded(names):
+    import os, sys
+    return os.getpid(), [name for name in names if name in sys.modules]
+"""
+MODULE = """
+import os
+from proj import app
+with open("{folder}/imports", "a") as file: file.write("{name} " + str(os.getpid()) + "\\n")
+"""
+MODULES = {
+    "thumbs": "@app.task\ndef make(x): return x * 2\n",
+    "mails": "@app.task(name='post.send')\ndef send(x): return x + 1\n",
+    "broken": "import no_such_library\n@app.task\ndef never(): ...\n",
+    "computed": "for n in 'ab':\n    @app.task(name='computed.' + n)\n    def one(): return 'computed'\n",
+}
+NAMES = ["thumbs", "mails", "computed"]
+
+
+class Proj:
+    """A project of several task modules, and its worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "proj.py").write_text(APP.format(folder=folder))
+        for name, code in MODULES.items():
+            (folder / f"{name}.py").write_text(MODULE.format(folder=folder, name=name) + code)
+        self.app = Celeriac(
+            broker=f"sqlite:///{folder}/db.sqlite", task_ignore_result=False, set_as_current=False
+        )
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *flags: str) -> None:
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "celeriac", "-A", "proj", "worker", "-l", "INFO", *flags],
+                cwd=self.folder, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def call(self, name: str, *args: Any) -> Any:
+        return self.app.send_task(name, args).get(timeout=WAIT)
+
+    def imports(self) -> list[str]:
+        """Which modules were imported, as often as they were."""
+        path = self.folder / "imports"
+        return [line.split()[0] for line in path.read_text().splitlines()] if path.exists() else []
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+    def close(self) -> None:
+        self.app.close()
+        if self.process is not None:
+            self.process.send_signal(signal.SIGTERM)
+            self.process.wait(30)
+
+
+@pytest.fixture
+def proj(tmp_path: Path) -> Iterator[Proj]:
+    found = Proj(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.mark.parametrize("flags", [("-c", "1"), ("-P", "threads", "-c", "4")], ids=["prefork", "threads"])
+def test_only_what_is_asked_for_is_imported(proj: Proj, flags: tuple[str, ...]) -> None:
+    proj.start(*flags)
+    assert proj.call("proj.loaded", NAMES)[1] == []
+    assert proj.call("thumbs.make", 21) == 42
+    wait_until(lambda: proj.call("proj.loaded", NAMES)[1] == ["thumbs"], "only that one is loaded")
+    assert set(proj.imports()) == {"thumbs"}
+    assert proj.call("post.send", 1) == 2
+    assert set(proj.imports()) == {"thumbs", "mails"}
+
+
+def test_later_children_share_what_an_earlier_one_needed(proj: Proj) -> None:
+    proj.start("-c", "1")
+    first = proj.call("proj.loaded", NAMES)[0]
+    assert proj.call("thumbs.make", 1) == 2
+    wait_until(lambda: proj.call("proj.loaded", NAMES)[0] != first, "the child is replaced")
+    wait_until(lambda: proj.imports() == ["thumbs", "thumbs"], "a child and the template have imported it")
+    os.kill(proj.call("proj.loaded", NAMES)[0], signal.SIGKILL)
+    assert proj.call("proj.loaded", NAMES)[1] == ["thumbs"]
+    assert proj.call("thumbs.make", 2) == 4
+    assert proj.imports() == ["thumbs", "thumbs"]
+
+
+def test_a_broken_module_fails_its_own_tasks_and_no_others(proj: Proj) -> None:
+    proj.start("-c", "1")
+    with pytest.raises(Exception, match=r"module 'broken' cannot be imported.*no_such_library"):
+        proj.call("broken.never")
+    assert proj.call("thumbs.make", 3) == 6
+    assert [letter.reason for letter in proj.app.broker.dead("celery")] == ["import failed"]
+    assert "the task module broken cannot be imported" in proj.log()
+
+
+def test_a_name_that_is_computed_is_found_all_the_same(proj: Proj) -> None:
+    proj.start("-c", "1")
+    assert proj.call("computed.a") == "computed"
+
+
+def test_what_listens_to_signals_is_there_from_the_start(proj: Proj) -> None:
+    (proj.folder / "mails.py").write_text(
+        MODULE.format(folder=proj.folder, name="mails")
+        + "from celeriac.signals import worker_process_init\n@worker_process_init.connect\ndef told(**more): ...\n"
+    )
+    proj.start("-c", "1")
+    assert proj.call("proj.loaded", NAMES)[1] == ["mails"]
+
+
+def test_eager_imports_all_at_the_start(proj: Proj) -> None:
+    (proj.folder / "broken.py").write_text("")
+    proj.start("-c", "1", "worker_imports=eager")
+    assert proj.call("proj.loaded", NAMES)[1] == NAMES
+
+
+def test_a_misspelt_module_ends_the_worker(proj: Proj) -> None:
+    proj.start("-c", "1", "-I", "thumsb")
+    assert proj.process is not None
+    assert proj.process.wait(WAIT) == 1
+    assert "No module named 'thumsb'" in proj.log()
