@@ -5,6 +5,7 @@ python benchmarks/import_cost.py
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
@@ -33,6 +34,7 @@ print(len(sys.modules) - before, took * 1000, memory)
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     print(f"{'':34}{'modules':>9}{'ms':>9}{'PSS MB':>9}")
     for name, statement in CASES.items():
         runs = []

@@ -7,14 +7,14 @@ Measures the figures of docs/design/0002-lean-redis-connection.md, on a server o
 
 from __future__ import annotations
 
-import contextlib
-import socket
+import argparse
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from typing import Any
+
+from rig import private_redis
 
 ROUNDS, CALLS = 20, 1000
 SCRIPT = "redis.call('RPUSH', KEYS[1], ARGV[1]) return 1"
@@ -48,40 +48,6 @@ def imports(statement: str) -> str:
         runs.append((float(took), modules, float(memory)))
     took, modules, memory = sorted(runs)[2]
     return f"{modules:>5} modules {took:7.1f} ms {memory:7.1f} MB"
-
-
-@contextlib.contextmanager
-def server() -> Generator[str]:
-    """The URL of a server that keeps nothing and ends with the block."""
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = chosen.getsockname()[1]
-    with tempfile.TemporaryDirectory() as folder:
-        command = [
-            "redis-server",
-            "--port",
-            str(port),
-            "--dir",
-            folder,
-            "--save",
-            "",
-            "--loglevel",
-            "warning",
-        ]
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        try:
-            until = time.monotonic() + 10
-            while True:
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1.0).close()
-                    break
-                except OSError:
-                    if time.monotonic() > until:
-                        raise
-                    time.sleep(0.02)
-            yield f"redis://127.0.0.1:{port}/0"
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def calls(named: dict[str, Callable[[], Any]]) -> None:
@@ -126,6 +92,7 @@ def measure(url: str) -> None:
 
 
 def main() -> None:
+    argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0]).parse_args()
     print("import, beyond the bare interpreter")
     for statement in STATEMENTS:
         try:
@@ -133,8 +100,8 @@ def main() -> None:
         except subprocess.CalledProcessError:
             print(f"  {statement:44}not installed")
     print(f"one call that stores {len(MESSAGE)} bytes: the best of {ROUNDS} rounds of {CALLS:,}")
-    with server() as url:
-        measure(url)
+    with private_redis() as port:
+        measure(f"redis://127.0.0.1:{port}/0")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ python benchmarks/sqlite_broker.py DIRECTORY     (a directory on the disk that i
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -89,10 +90,13 @@ def latency(url: str) -> None:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("directory", metavar="DIRECTORY")
+    directory = parser.parse_args().directory
     for mode in ("full", "normal"):
-        with tempfile.TemporaryDirectory(dir=sys.argv[1]) as directory:
+        with tempfile.TemporaryDirectory(dir=directory) as directory:
             rates(connect(f"sqlite:///{directory}/queue.sqlite?synchronous={mode}"), mode)
-    with tempfile.TemporaryDirectory(dir=sys.argv[1]) as directory:
+    with tempfile.TemporaryDirectory(dir=directory) as directory:
         latency(f"sqlite:///{directory}/queue.sqlite")
 
 
