@@ -189,6 +189,10 @@ class ChildReady(Event, frozen=True):
     pid: int
 
 
+class ChildDraining(Event, frozen=True):
+    """A child has heard that it is to stop: it takes nothing more, and gives back what waits in it."""
+
+
 class ChildImported(Event, frozen=True):
     """A task module has been imported, since a message for a task of its has come. `seconds`: how long that took."""
 

@@ -285,6 +285,10 @@ def _child_ready(event: events.ChildReady) -> Line:
     return Line(logging.DEBUG, f"child {event.number} (pid {event.pid}) takes messages", data)
 
 
+def _child_draining(event: events.ChildDraining) -> Line:
+    return Line(logging.DEBUG, "told to stop: takes nothing more, and finishes what it runs", {})
+
+
 def _child_imported(event: events.ChildImported) -> Line:
     data = {"module": event.module, "seconds": event.seconds}
     return Line(
@@ -362,6 +366,7 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.WorkerStopping: Teller(logging.INFO, _worker_stopping),
     events.WorkerStopped: Teller(logging.ERROR, _worker_stopped),
     events.ChildReady: Teller(logging.DEBUG, _child_ready),
+    events.ChildDraining: Teller(logging.DEBUG, _child_draining),
     events.ChildImported: Teller(logging.INFO, _child_imported),
     events.ChildImportFailed: Teller(logging.ERROR, _child_import_failed),
     events.ChildRecycled: Teller(logging.INFO, _child_recycled),

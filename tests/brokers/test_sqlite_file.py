@@ -281,6 +281,30 @@ class TestForks:
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
+    def test_a_short_wait_outlasts_a_use_by_another_thread(self, broker: SQLiteBroker) -> None:
+        """However little a `take` may wait: that others of its process use the file is no failure."""
+        consumer = consume(broker)
+        file = broker._file
+        is_in_use, is_over = threading.Event(), threading.Event()
+
+        def use(_: sqlite3.Connection) -> None:
+            is_in_use.set()
+            is_over.wait(20)
+
+        user = threading.Thread(target=file.write, args=(use, 20.0))
+
+        def look(is_first: bool) -> bool:
+            if is_first:
+                user.start()
+                is_in_use.wait(20)
+                threading.Timer(0.2, is_over.set).start()
+            return False
+
+        looks = itertools.chain([True], itertools.repeat(False))
+        file.wait(file.version(1.0), 0.01, lambda: look(next(looks)))
+        user.join(20)
+        consumer.close()
+
     def test_a_take_that_waits_in_the_parent_goes_on_after_a_fork(self, broker: SQLiteBroker) -> None:
         consumer = consume(broker)
         consumer.take(1, 0)

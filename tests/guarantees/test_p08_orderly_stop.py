@@ -20,11 +20,12 @@ from tests.guarantees.ground import SLACK, Ground, elapsed
 
 @pytest.mark.parametrize("pool", ["prefork", "solo", "threads", "gevent", "asyncio"])
 def test_p08_a_stop_gives_back_within_a_second_and_finishes_what_runs(ground: Ground, pool: str):
-    worker = ground.worker("-P", pool, "-c", "1", worker_prefetch_multiplier=5)
+    worker = ground.worker("-P", pool, "-c", "1", "-l", "debug", worker_prefetch_multiplier=5)
     running, *waiting = [ground.send("holds", "gate") for _ in range(4)]
     ground.wait_note(running, "start")
     asked_at = time.monotonic()
     worker.send_signal(signal.SIGTERM)
+    worker.wait_log("takes nothing more")
     wait_until(lambda: (ground.stats().ready, ground.stats().running) == (3, 1), ground.told)
     assert elapsed(asked_at) < 1.0 + SLACK
     late = ground.send("plain", 1)

@@ -48,7 +48,10 @@ def load(options):
     conf = Configuration(environ={})
     conf.config_from_flags({"broker_url": "memory://", **options.settings})
     return SimpleNamespace(
-        conf=conf, tasks={"proj.add": 1, "proj.scrape": 2, "celery.backend_cleanup": 3}, main="proj"
+        conf=conf,
+        tasks={"proj.add": 1, "proj.scrape": 2, "celery.backend_cleanup": 3},
+        modules=None,
+        main="proj",
     )
 
 

@@ -40,6 +40,9 @@ LONGEST_POLL: Final = 0.010
 SHORTEST_RETRY: Final = 0.0002
 LONGEST_RETRY: Final = 0.005
 
+#: Seconds for which somebody who waits for a change lets others use the file before that is an error.
+LOOK_PATIENCE: Final = 5.0
+
 #: After so many results, expired ones are deleted, and more of them: the file cannot grow for ever.
 PUTS_BETWEEN_SWEEPS: Final = 500
 SWEEP_LIMIT: Final = 2_000
@@ -206,7 +209,8 @@ class SQLiteFile:
                     return
                 self.changed.wait(min(poll, remaining))
             poll = min(LONGEST_POLL, poll * 1.05)
-            if self.version(LONGEST_RETRY + seconds) != seen:
+            # However short the wait, a file in use is no failure: others of this process use it in turn.
+            if self.version(max(LOOK_PATIENCE, seconds)) != seen:
                 return
 
     def put_records(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 from celeriac import clock
+from celeriac.events import BUS, ChildDraining
 from celeriac.wire import Begin, Channel, Drain, GiveBack, Revoke
 from celeriac.worker.batch import TARGET
 from celeriac.worker.consumer import TaskConsumer
@@ -97,6 +98,7 @@ class Steward(threading.Thread):
     def _drain(self) -> None:
         self._consumer.stop()
         self._on_begin()
+        BUS.emit(ChildDraining())
         self._consumer.give_back()
 
     def _revoke(self, word: Revoke) -> None:
