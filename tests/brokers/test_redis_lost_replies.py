@@ -6,6 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -80,6 +81,26 @@ def test_what_a_lost_reply_brought_is_taken_again_in_its_order(
     assert consumer.settle([Settlement(one, Ack()) for one in first + rest]) == []
     stats = broker.stats(QUEUE)
     assert (stats.ready, stats.running) == (0, 0)
+
+
+@pytest.mark.parametrize("spare", [0, 1, 2])
+def test_wherever_a_look_into_two_queues_breaks_off_nothing_is_kept_from_others(
+    broker: Broker, near: Broker, way: Proxy, spare: int
+) -> None:
+    """Its second reply brings messages; its third belongs to what only tidies up behind it."""
+    with closing(broker.consumer(["parcels", QUEUE], "me", lease=30.0, max_deliveries=3)) as consumer:
+        first = consumer.take(1, 0.0)
+        way.set_mode("cut", spare)
+        with pytest.raises(BrokerUnavailable):
+            consumer.take(3, 0.0)
+        way.set_mode("open")
+        # What has come to the other queue meanwhile does not keep it waiting.
+        near.send([Outgoing("parcels", message("parcel"))], SOON)
+        second = consumer.take(100, SOON)
+        third = consumer.take(100, SOON)
+        assert names(first) + sorted(names(second + third)) == [*(str(n) for n in range(10)), "parcel"]
+        assert names(second) == [str(n) for n in range(1, 10)] or spare == 0
+        assert consumer.settle([Settlement(one, Ack()) for one in first + second + third]) == []
 
 
 def test_what_runs_is_not_given_back_with_it(consumer: Consumer, way: Proxy) -> None:

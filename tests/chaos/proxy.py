@@ -37,10 +37,10 @@ class Proxy:
         self._links: set[_Link] = set()
         self._changed = asyncio.Event()
 
-    def set_mode(self, mode: str) -> None:
-        """From now on. Returns when it is so."""
+    def set_mode(self, mode: str, spare: int = 0) -> None:
+        """From now on. Returns when it is so. `spare`: how many replies of each connection pass before one is cut."""
         assert mode == "open" or mode in MODES
-        self._network.do(self._enter(mode))
+        self._network.do(self._enter(mode, spare))
 
     async def open(self) -> None:
         # The port stays, whatever happens in between.
@@ -54,13 +54,14 @@ class Proxy:
         for link in list(self._links):
             link.reset()
 
-    async def _enter(self, mode: str) -> None:
+    async def _enter(self, mode: str, spare: int) -> None:
         before, self.mode = self.mode, mode
         if before == "refuse" and mode != "refuse":
             await self.open()
         if mode == "refuse":
             await self.close()
         for link in list(self._links):
+            link.spare = spare
             if link.has_lost:
                 link.reset()
         self._changed.set()
@@ -91,6 +92,8 @@ class Proxy:
             await self._wait_unheld()
             if self.mode == "delay":
                 await asyncio.sleep(_DELAY)
+            elif self.mode == "cut" and is_reply and link.spare > 0:
+                link.spare -= 1
             elif self.mode == "cut" and is_reply:
                 writer.write(data[: len(data) // 2])
                 await writer.drain()
@@ -117,6 +120,7 @@ class _Link:
     def __init__(self, writer: asyncio.StreamWriter) -> None:
         self.writers = [writer]
         self.has_lost = False
+        self.spare = 0
 
     def reset(self) -> None:
         """End it as a reset does, with what is on its way lost."""

@@ -146,31 +146,38 @@ class RedisConsumer:
         look_again = max(_IDLE, 1.25 * len(self._queues))
         with self._conversation() as connection:
             self._rung.clear()
-            self._turn += 1
-            count = len(self._queues)
-            for step in range(count):
-                queue = self._queues[(self._turn + step) % count]
+            for queue in self._next_queues():
                 reply = self._ask(connection, queue, limit)
                 if reply == b"LOST":
                     self._start_over()
                 if len(reply) > 1:
                     self._leave_benches(connection, queue)
+                    self._unanswered.discard(queue)
                     return self._deliveries(queue, reply), 0.0
+                self._unanswered.discard(queue)
                 self._waits_in.add(queue)
                 if reply:
                     look_again = min(look_again, reply[0] / 1000)
         return [], look_again
 
+    def _next_queues(self) -> list[str]:
+        """All queues, each first in its turn. What an unanswered take may keep from others comes before any turn."""
+        self._turn += 1
+        first = self._turn % len(self._queues)
+        in_turn = self._queues[first:] + self._queues[:first]
+        return sorted(in_turn, key=self._unanswered.__contains__, reverse=True)
+
     def _ask(self, connection: Connection, queue: str, limit: int) -> Reply:
-        """The take script. What an unanswered take may have brought into our holding goes back with the next one."""
+        """The take script. What an unanswered take may have brought into our holding goes back with the next one.
+
+        It is unanswered until its messages are in our caller's hands: a look may break off behind the reply too.
+        """
         self._takes += 1
         arguments: list[Any] = [self._owner, limit, self._takes]
         if queue in self._unanswered:
             arguments.append(self._arrived.get(queue, 0))
         self._unanswered.add(queue)
-        reply = connection.script(SCRIPTS["take"], self._keys.base(queue), *arguments)
-        self._unanswered.discard(queue)
-        return reply
+        return connection.script(SCRIPTS["take"], self._keys.base(queue), *arguments)
 
     def _leave_benches(self, connection: Connection, taken_from: str) -> None:
         """We have work: no other queue should wake us. The take script did so for its own queue."""
