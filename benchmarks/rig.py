@@ -32,8 +32,7 @@ def private_redis() -> Iterator[int]:
         raise FileNotFoundError(
             "redis-server is not installed (Debian, Ubuntu: apt-get install redis-server)"
         )
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
                    "--dir", folder]  # fmt: skip
@@ -43,6 +42,12 @@ def private_redis() -> Iterator[int]:
                 yield port
             finally:
                 server.terminate()
+
+
+def free_port() -> int:
+    """One of this machine that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:

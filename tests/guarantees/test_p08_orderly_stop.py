@@ -24,8 +24,7 @@ def test_p08_a_stop_gives_back_within_a_second_and_finishes_what_runs(ground: Gr
     running, *waiting = [ground.send("holds", "gate") for _ in range(4)]
     ground.wait_note(running, "start")
     asked_at = time.monotonic()
-    worker.send_signal(signal.SIGTERM)
-    worker.wait_log("takes nothing more")
+    worker.ask_to_stop()
     wait_until(lambda: (ground.stats().ready, ground.stats().running) == (3, 1), ground.told)
     assert elapsed(asked_at) < 1.0 + SLACK
     late = ground.send("plain", 1)

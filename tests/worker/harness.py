@@ -210,6 +210,11 @@ class Worker:
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it did not end within {timeout:g} s:\n{self.log()}") from None
 
+    def ask_to_stop(self, number: signal.Signals = signal.SIGTERM, children: int = 1) -> None:
+        """Send it that signal; returns when so many children have heard of it. It must log at DEBUG."""
+        self.send_signal(number)
+        wait_until(lambda: self.log().count("told to stop: takes nothing more") == children, self.log)
+
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Stop it in order; its exit code."""
         self.send_signal(number)

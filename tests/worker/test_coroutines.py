@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-
 import pytest
 from harness import WAIT, Site, python_path, wait_until
 
@@ -209,10 +207,10 @@ def test_functions_that_find_no_thread_stay_in_the_queue(site: Site):
 
 
 def test_a_stop_lets_coroutines_finish_and_gives_the_others_back(site: Site):
-    worker = site.worker("-P", "asyncio", "-c", "3")
+    worker = site.worker("-P", "asyncio", "-c", "3", "-l", "DEBUG")
     results = [site.send("awaits", "gate") for _ in range(5)]
     wait_until(lambda: len(site.notes(what="start")) == 3, site.told)
-    worker.send_signal(signal.SIGTERM)
+    worker.ask_to_stop()
     wait_until(lambda: site.stats().ready == 2, site.told)
     site.open("gate")
     assert worker.exit_code() == 0

@@ -14,11 +14,11 @@ from celeriac import group
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stop_lets_running_tasks_finish_and_gives_the_rest_back(site: Site, number: signal.Signals):
-    worker = site.worker("-c", "1", worker_prefetch_multiplier=5)
+    worker = site.worker("-c", "1", "-l", "DEBUG", worker_prefetch_multiplier=5)
     running, *waiting = [site.send("holds", "gate") for _ in range(4)]
     site.wait_note(running, "start")
-    worker.send_signal(number)
     stopped_at = time.monotonic()
+    worker.ask_to_stop(number)
     wait_until(lambda: (site.stats().ready, site.stats().running) == (3, 1), site.told)
     assert time.monotonic() - stopped_at < 1.0 + 4.0
     site.open("gate")
@@ -30,11 +30,10 @@ def test_a_stop_lets_running_tasks_finish_and_gives_the_rest_back(site: Site, nu
 
 
 def test_a_worker_that_stops_takes_nothing_more(site: Site):
-    worker = site.worker("-c", "2")
+    worker = site.worker("-c", "2", "-l", "DEBUG")
     running = site.send("holds", "gate")
     site.wait_note(running, "start")
-    worker.send_signal(signal.SIGTERM)
-    worker.wait_log("stopping")
+    worker.ask_to_stop(children=2)
     late = [site.send("add", n) for n in range(5)]
     site.open("gate")
     assert worker.exit_code() == 0
@@ -105,11 +104,10 @@ def test_a_stop_in_a_backlog_runs_nothing_twice_and_loses_nothing(site: Site):
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "asyncio"])
 def test_all_slots_finish_what_they_run(site: Site, pool: str):
-    worker = site.worker("-P", pool, "-c", "4")
+    worker = site.worker("-P", pool, "-c", "4", "-l", "DEBUG")
     results = [site.send("holds", "gate") for _ in range(6)]
     wait_until(lambda: len(site.notes(what="start")) == 4, site.told)
-    worker.send_signal(signal.SIGTERM)
-    worker.wait_log("stopping")
+    worker.ask_to_stop(children=len(worker.children()))
     wait_until(lambda: site.stats().ready == 2, site.told)
     site.open("gate")
     assert worker.exit_code() == 0
