@@ -102,9 +102,8 @@ def main() -> None:
                 waits, share, cost = measure(url, Path(folder), args)
         waits = [one * 1e3 for one in waits]
         high = waits[int(len(waits) * 0.99)]
-        print(
-            f"{broker:10}{statistics.median(waits):10.2f}{high:10.2f}{waits[-1]:10.2f}{share * 100:20.2f}{cost * 1e3:14.2f}"
-        )
+        took = f"{statistics.median(waits):10.2f}{high:10.2f}{waits[-1]:10.2f}"
+        print(f"{broker:10}{took}{share * 100:20.2f}{cost * 1e3:14.2f}")
 
 
 if URL in os.environ:
