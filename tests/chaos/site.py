@@ -98,7 +98,9 @@ class Site:
         for place, worker in enumerate(self.workers):
             if not worker.is_alive and time.monotonic() > worker.started_at + _PAUSE:
                 code = worker.process.returncode
-                if code not in (0, -signal.SIGKILL):
+                # Told to stop in the tenth of a second before its program begins, it ends as any process does.
+                is_unborn = code == -signal.SIGTERM and not self._log(worker)
+                if code not in (0, -signal.SIGKILL) and not is_unborn:
                     self.troubles.append(f"{worker.name} ended with {code}: {self._log(worker)[-400:]}")
                 self.workers[place] = self._start(worker.role)
 
