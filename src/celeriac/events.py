@@ -168,6 +168,15 @@ class WorkerReady(Event, frozen=True):
     worker: str
 
 
+class WorkerScaled(Event, frozen=True):
+    """The worker wants another number of processes (`--autoscale`). `backlog`: messages that waited."""
+
+    worker: str
+    before: int
+    processes: int
+    backlog: int
+
+
 class WorkerStopping(Event, frozen=True):
     """An orderly stop has begun. `reason` is text for people."""
 

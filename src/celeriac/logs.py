@@ -275,6 +275,14 @@ def _worker_stopping(event: events.WorkerStopping) -> Line:
     return Line(logging.INFO, f"{event.worker} stopping: {event.reason}", {"reason": event.reason})
 
 
+def _worker_scaled(event: events.WorkerScaled) -> Line:
+    waits = f": {event.backlog} messages wait" if event.processes > event.before and event.backlog else ""
+    data = {"before": event.before, "processes": event.processes, "backlog": event.backlog}
+    return Line(
+        logging.INFO, f"{event.worker} goes from {event.before} to {event.processes} processes{waits}", data
+    )
+
+
 def _worker_stopped(event: events.WorkerStopped) -> Line:
     level = logging.ERROR if event.code else logging.INFO
     return Line(level, f"{event.worker} stopped with exit code {event.code}", {"code": event.code})
@@ -363,6 +371,7 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.TaskStateNotStored: Teller(logging.WARNING, _state_not_stored),
     events.WorkerStarting: Teller(logging.DEBUG, _worker_starting),
     events.WorkerReady: Teller(logging.INFO, _worker_ready),
+    events.WorkerScaled: Teller(logging.INFO, _worker_scaled),
     events.WorkerStopping: Teller(logging.INFO, _worker_stopping),
     events.WorkerStopped: Teller(logging.ERROR, _worker_stopped),
     events.ChildReady: Teller(logging.DEBUG, _child_ready),

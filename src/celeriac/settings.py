@@ -309,6 +309,8 @@ _WORKER = (
     Setting("worker_max_age_variance", seconds(), 0.0,
             "The most seconds, drawn at random, that are added to a child's `worker_max_age_per_child`.",
             flag="--max-age-variance"),
+    Setting("worker_autoscale_keepalive", seconds(), 30.0,
+            "Seconds after which a process that was not needed in all of them is ended (`--autoscale`)."),
     Setting("worker_kill_above_memory", integer(1), None,
             "KiB of resident memory above which a child is killed at once.", flag="--kill-above-memory"),
     Setting("worker_proc_alive_timeout", seconds(0.01), 60.0,

@@ -54,6 +54,7 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
 
     `settings`: setting name -> value, over the application's own. `queues` empty: those of `task_queues`,
     or the default queue. `pool`, `concurrency` and `processes` None: the application's settings decide.
+    `autoscale`: how many tasks run at once, at least and at most.
     `boot_timeout`: seconds that the template has to import the application.
     `health_fd`: the supervisor's own descriptor of a socket that listens for health probes.
     """
@@ -65,6 +66,7 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
     pool: str | None = None
     concurrency: int | None = None
     processes: int | None = None
+    autoscale: tuple[int, int] | None = None
     hostname: str = ""
     loglevel: str = "INFO"
     logfile: str | None = None
@@ -109,7 +111,8 @@ class Stopping(Word, frozen=True):
 class Ready(Word, frozen=True, kw_only=True):
     """The application is imported. What the supervisor needs to know of its settings, as effective values.
 
-    `processes` children of `slots` slots each. Times in seconds, memory in KiB. `broker_retries`: how often
+    `processes` children of `slots` slots each, and up to `most_processes` where the worker scales itself.
+    Times in seconds, memory in KiB. `broker_retries`: how often
     in a row a broker that is away is tried again, None for ever; `broker_wait_at_start`: whether also at the start.
     `revoke_grace`: seconds that a run has after it was told that it is revoked.
     """
@@ -129,6 +132,8 @@ class Ready(Word, frozen=True, kw_only=True):
     concurrency: int
     processes: int
     slots: int
+    most_processes: int | None = None
+    scale_keepalive: float = 30.0
     lease: float
     max_deliveries: int
     dead_letter_max: int | None = None

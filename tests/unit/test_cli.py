@@ -59,6 +59,12 @@ def test_flags_become_settings_of_their_type():
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("text", "expected"), [("10,3", (3, 10)), ("3, 10", (3, 10)), ("10", (0, 10))])
+def test_autoscale_takes_its_numbers_in_either_order(text, expected):
+    assert options("worker", "--autoscale", text).autoscale == expected
+    assert options("worker", f"--autoscale={text}").autoscale == expected
+
+
 @pytest.mark.parametrize("dashes", [[], ["--"]])
 def test_pairs_are_settings(dashes):
     given = options("worker", "-c", "2", *dashes, "worker.prefetch_multiplier=1", "task_acks_late=no")
@@ -88,7 +94,10 @@ def test_pairs_may_stand_between_options():
         (["worker", "-A", "p", "stray"], "'stray' is not a setting"),
         (["call"], "NAME"),
         (["worker", "-Q"], "expected one argument"),
-        (["worker", "-A", "p", "--autoscale", "3,1"], "not available yet"),
+        (["worker", "-A", "p", "--autoscale", "3,1,2"], "as in 10,3"),
+        (["worker", "-A", "p", "--autoscale", "0"], "as in 10,3"),
+        (["worker", "-A", "p", "--autoscale", "few"], "as in 10,3"),
+        (["worker", "-A", "p", "--autoscale", "3", "--processes", "2"], "Leave the other out"),
         (["worker", "-A", "p", "-B"], "not available yet"),
         (["worker", "-A", "p", "--detach"], "systemd"),
         (["worker"], "-A proj"),

@@ -116,6 +116,26 @@ def test_fewer_wanted_children_stop_in_order():
     assert actions == [Drain(3, "fewer are wanted")]
 
 
+def test_of_those_that_are_not_wanted_the_idle_and_the_young_go_and_no_run_is_interrupted():
+    children = [
+        a_child(1, started_at=1.0), a_child(2, started_at=2.0, runs=(a_run(),)), a_child(3, started_at=3.0),
+    ]  # fmt: skip
+    actions = decide(children, Wishes(processes=2), LIMITS, 10.0)
+    assert actions == [Drain(3, "fewer are wanted")]
+    assert decide(children, Wishes(processes=1), LIMITS, 10.0) == [
+        Drain(1, "fewer are wanted"), Drain(3, "fewer are wanted"),
+    ]  # fmt: skip
+
+
+def test_who_still_finishes_its_run_costs_no_other_its_place():
+    assert decide([leaving(1), leaving(2), a_child(3)], Wishes(processes=1), LIMITS, 10.0) == []
+
+
+def test_who_goes_because_fewer_are_wanted_is_not_replaced():
+    children = [leaving(1), leaving(2), leaving(3), a_child(4)]
+    assert decide(children, Wishes(processes=2), LIMITS, 10.0) == [Spawn(standby=True)]
+
+
 def test_a_run_over_its_hard_limit_ends_its_child():
     run = a_run(hard_at=9.0)
     child = a_child(1, runs=(run, a_run(b"n" * 16, 2)))

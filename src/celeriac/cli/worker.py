@@ -55,7 +55,6 @@ _NOT_HERE: Final[Mapping[str, tuple[str, bool, str]]] = {
     "beat": ("-B --beat", False, "is not available yet: run one `celeriac beat` when it is"),
     "schedule": ("-s --schedule-filename --schedule", True, "belongs to beat, which is not available yet"),
     "scheduler": ("--scheduler", True, "belongs to beat, which is not available yet"),
-    "autoscale": ("--autoscale", True, "is not available yet: use -c and --processes"),
     "detach": ("-D --detach", False, "is not offered: let systemd, a container or `nohup ... &` keep it"),
     "uid": ("--uid", True, "is not offered: start the worker as that user (systemd: User=)"),
     "gid": ("--gid", True, "is not offered: start the worker in that group (systemd: Group=)"),
@@ -81,6 +80,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("-P", "--pool", help=f"how tasks run: {', '.join(pools.POOLS)} (default: prefork)")
     add(
         "-c", "--concurrency", type=_concurrency, help="how many tasks run at once, or auto: one for each CPU"
+    )
+    add(
+        "--autoscale",
+        type=_autoscale,
+        metavar="MAX,MIN",
+        help="how many tasks run at once, at most and at least: processes come and go, with -c slots in each",
     )
     add("--processes", type=parsing.read_setting("worker_processes"), help=SETTINGS["worker_processes"].help)
     for name in _SETTING_FLAGS:
@@ -170,6 +175,10 @@ def options_of(args: argparse.Namespace) -> WorkerOptions:
     if pool is not None:
         pools.spec(pool)
     settings = _settings(args)
+    if args.autoscale and (args.processes or "worker_processes" in settings):
+        raise ImproperlyConfigured(
+            "--autoscale and --processes: the first says how many processes there are. Leave the other out"
+        )
     return WorkerOptions(
         app=args.app,
         queues=args.queues,
@@ -179,6 +188,7 @@ def options_of(args: argparse.Namespace) -> WorkerOptions:
         pool=pool,
         concurrency=args.concurrency,
         processes=args.processes,
+        autoscale=args.autoscale,
         hostname=node_name(args.hostname),
         loglevel=args.loglevel,
         logfile=args.logfile,
@@ -227,6 +237,17 @@ def _concurrency(text: str) -> int:
     row = SETTINGS["worker_concurrency"]
     number: int = row.read(text, f"command line flag {row.flag}")
     return number
+
+
+def _autoscale(text: str) -> tuple[int, int]:
+    """Two numbers in either order, or one: the most. Answers with the least first."""
+    words = text.split(",")
+    if len(words) > 2 or not all(word.strip().isdecimal() for word in words) or not max(map(int, words)):
+        raise ImproperlyConfigured(
+            f"--autoscale {text}: give the most and the least tasks at once, as in 10,3, or the most alone: 10"
+        )
+    numbers = sorted(map(int, words))
+    return (numbers[0] if len(numbers) == 2 else 0), numbers[-1]
 
 
 def _purge(args: argparse.Namespace, options: WorkerOptions) -> int:

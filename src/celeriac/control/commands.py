@@ -14,7 +14,7 @@ TIMEOUT: Final = 1.0
 #: Celery's commands that are not here, and what to do instead.
 _ELSEWHERE: Final[Mapping[str, str]] = {
     "add_consumer": "start a worker with -Q, or `celeriac resume QUEUE`",
-    "autoscale": "set -c, and --processes",
+    "autoscale": "start the worker with --autoscale=10,3",
     "broadcast": "there are no commands of your own in this version",
     "cancel_consumer": "`celeriac pause QUEUE` holds for all workers",
     "disable_events": "events are not published in this version",

@@ -62,6 +62,17 @@ def shape(name: str, concurrency: int) -> tuple[int, int]:
     return processes, slots
 
 
+def range_of(name: str, concurrency: int | None, least: int, most: int) -> tuple[int, int, int]:
+    """The fewest and the most processes, and how many slots in each, for so many tasks at once.
+
+    Slots are made when they are needed and cost nothing before: where a process may have many, there are as many
+    processes as `concurrency` slots in each make necessary; without that, one process with all of them.
+    """
+    slots = 1 if spec(name).slots == 1 else concurrency or most
+    fewest = max(1, -(-least // slots))
+    return fewest, max(fewest, -(-most // slots)), slots
+
+
 def usable_cpus(cgroup: str = "/sys/fs/cgroup") -> int:
     """How many CPUs this process may use: by affinity, and by the quota of its control group."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

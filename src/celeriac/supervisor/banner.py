@@ -35,6 +35,8 @@ def pool(ready: Ready) -> str:
     """How many processes of how many slots."""
     processes = "1 process" if ready.processes == 1 else f"{ready.processes} processes"
     slots = "1 slot" if ready.slots == 1 else f"{ready.slots} slots"
+    if ready.most_processes is not None:
+        return f"{ready.pool}, {ready.processes} to {ready.most_processes} processes of {slots}"
     return f"{ready.pool}, concurrency {ready.processes * ready.slots} ({processes} of {slots})"
 
 

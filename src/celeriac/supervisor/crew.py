@@ -19,6 +19,7 @@ from celeriac.supervisor.child import Child, task_id
 from celeriac.supervisor.condition import Condition
 from celeriac.supervisor.leases import LeaseKeeper, Surrender
 from celeriac.supervisor.plan import Limits, State, Streak, Wishes
+from celeriac.supervisor.scaler import Scaler
 from celeriac.supervisor.template import Template
 
 #: How long the template may take to tell the status of a child that is known to be dead.
@@ -56,11 +57,16 @@ class Crew:
         self._done = 0
         #: By key, when a run of a revoked task is to be ended.
         self._condemned: dict[bytes, float] = {}
+        self._scaler: Scaler | None = None
 
     def adopt(self, template: Template, ready: wire.Ready, keeper: LeaseKeeper) -> None:
         """Fork from this template from now on; children of an earlier generation are to be replaced."""
         self._template, self._ready, self._keeper = template, ready, keeper
         self._homes[template.pid] = template
+        if self._scaler is not None:
+            self._scaler.adopt(ready)
+        elif ready.most_processes is not None:
+            self._scaler = Scaler(ready, clock.monotonic())
 
     def forget(self, template: Template) -> None:
         """The template is gone; its children may live on."""
@@ -89,6 +95,7 @@ class Crew:
             if is_broker_away:
                 child.excuse(now)
             self._notice_end(child, now)
+        self._rescale(now)
         limits = Limits(
             start_timeout=self._ready.start_timeout,
             max_memory=self._ready.max_memory,
@@ -104,6 +111,19 @@ class Crew:
         for child in self.children.values():
             child.catch_up()
         self._tell_when_complete()
+
+    def _rescale(self, now: float) -> None:
+        if self._scaler is not None and self._keeper is not None and self.is_complete:
+            ended = {number: child.done for number, child in self.children.items()}
+            done = self._done + sum(ended.values())
+            self._scaler.look(self._views(now), ended, done, self._keeper, now)
+
+    @property
+    def _processes(self) -> int:
+        """How many there should be."""
+        if self._scaler is not None:
+            return self._scaler.wanted
+        return self._ready.processes if self._ready else 0
 
     def held_up(self) -> tuple[float | None, float | None]:
         """For how many seconds no child has been able to take because of the broker, or of either broker or store."""
@@ -170,7 +190,7 @@ class Crew:
             queues=self._ready.queues if self._ready else (),
             version=self._ready.version if self._ready else "",
             pool=self._ready.pool if self._ready else "",
-            processes=self._ready.processes if self._ready else 0,
+            processes=self._processes,
             slots=self._ready.slots if self._ready else 0,
             pid=os.getpid(),
             uptime=uptime,
@@ -185,7 +205,7 @@ class Crew:
 
     def _wishes(self, stop_at: float | None) -> Wishes:
         return Wishes(
-            processes=self._ready.processes if self._ready else 0,
+            processes=self._processes,
             can_fork=self._template is not None,
             spawn_at=self._spawn_at,
             stop_at=stop_at,

@@ -55,8 +55,15 @@ class Terms(msgspec.Struct, frozen=True):
     dead_lifetime: float | None = None
 
 
+class Count(msgspec.Struct, frozen=True):
+    """Wanted: how many messages wait."""
+
+
+Work = Surrender | tuple[str, ...] | str | Count
+
+
 class LeaseKeeper:
-    """Renews, surrenders, and says when the broker has been away for too long."""
+    """Renews, surrenders, counts what waits, and says when the broker has been away for too long."""
 
     def __init__(self, broker: Broker, terms: Terms, given_up: Callable[[], None]) -> None:
         """`given_up` is called, from the keeper's thread, when the broker has been away for too long."""
@@ -66,6 +73,8 @@ class LeaseKeeper:
         self._changed = threading.Condition()
         self._owners: dict[str, None] = {}
         self._surrenders: deque[Surrender] = deque()
+        self._is_to_count = False
+        self._backlog: int | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="leases", daemon=True)
         # Read and written by the thread only.
@@ -101,6 +110,18 @@ class LeaseKeeper:
             self._surrenders.append(surrender)
             self._changed.notify()
 
+    def count_backlog(self) -> None:
+        """Have it counted, soon, how many messages wait in the queues; `backlog` forgets what was counted before."""
+        with self._changed:
+            self._is_to_count = True
+            self._backlog = None
+            self._changed.notify()
+
+    def backlog(self) -> int | None:
+        """How many messages waited when that was last counted; None: not known, or the broker is away."""
+        with self._changed:
+            return self._backlog
+
     def condition(self) -> BrokerCondition:
         """How the broker is, as far as is known; does not ask it."""
         now = clock.monotonic()
@@ -135,8 +156,8 @@ class LeaseKeeper:
                 self._asked_at = None
         self._broker.close()
 
-    def _wait_for_work(self) -> Surrender | tuple[str, ...] | str | None:
-        """A surrender, the owners to renew, when it is time, or else a queue to prune.
+    def _wait_for_work(self) -> Work | None:
+        """A surrender, the owners to renew, when it is time, or else what waits to be counted, or a queue to prune.
 
         None: closed, and nothing is left to do.
         """
@@ -149,14 +170,20 @@ class LeaseKeeper:
                     return None
                 if now >= self._renew_at:
                     return tuple(self._owners)
+                if self._is_to_count and not self._failures:
+                    self._is_to_count = False
+                    return Count()
                 if self._to_prune and not self._failures:
                     return self._to_prune.popleft()
                 self._changed.wait(self._renew_at - now)
 
-    def _do(self, work: Surrender | tuple[str, ...] | str) -> None:
+    def _do(self, work: Work) -> None:
         terms = self._terms
         if isinstance(work, str):
             self._prune(work)
+            return
+        if isinstance(work, Count):
+            self._count()
             return
         if isinstance(work, tuple):
             # An owner that is lost stays on the list: one that has not taken yet is unknown too. A child that
@@ -171,6 +198,11 @@ class LeaseKeeper:
         self._broker.surrender(terms.queues, work.owner, work.casualties, work.verdicts, terms.max_deliveries)
         with self._changed:
             self._surrenders.popleft()
+
+    def _count(self) -> None:
+        stats = [self._broker.stats(queue) for queue in self._terms.queues]
+        with self._changed:
+            self._backlog = sum(one.ready for one in stats if not one.paused)
 
     def _prune(self, queue: str) -> None:
         """One step: what is left comes after the other queues, and after whatever is more urgent."""

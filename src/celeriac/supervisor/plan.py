@@ -209,21 +209,24 @@ def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float)
     """Keep as many children taking as wished, and a replacement standing by for each that is to go."""
     standbys = sorted((child for child in children if is_standby(child)), key=_readiest)
     busy = [child for child in children if occupies(child)]
-    if len(busy) > wishes.processes:
-        surplus = [child for child in busy if child.state < State.LEAVING][wishes.processes - len(busy) :]
+    staying = [child for child in busy if child.state < State.LEAVING]
+    if len(staying) > wishes.processes:
+        # Those with the least to finish go, and of equals the youngest.
+        surplus = sorted(staying, key=lambda child: (-len(child.runs), child.started_at))[wishes.processes :]
         return [Drain(child.number, "fewer are wanted") for child in [*surplus, *standbys]]
-    beginning = standbys[: wishes.processes - len(busy)]
-    standing = standbys[len(beginning) :]
+    room = max(0, wishes.processes - len(busy))
+    beginning, standing = standbys[:room], standbys[room:]
     actions: list[Action] = [Begin(child.number) for child in beginning]
-    missing = wishes.processes - len(busy) - len(beginning)
-    leaving = [child for child in busy if child.state is State.LEAVING]
-    due = [(child, reason) for child in busy if (reason := why_due(child, limits, now))]
-    ready = sum(child.state is State.READY for child in standing) - len(leaving)
+    missing = room - len(beginning)
+    # Of those that leave, so many are replaced when they are done.
+    replaced = min(len(busy), wishes.processes) - len(staying)
+    due = [(child, reason) for child in staying if (reason := why_due(child, limits, now))]
+    ready = sum(child.state is State.READY for child in standing) - replaced
     actions += [Drain(child.number, reason) for child, reason in due[: max(0, ready)]]
     if wishes.can_fork and now >= wishes.spawn_at:
         actions += [Spawn()] * missing
-        actions += [Spawn(standby=True)] * (len(leaving) + len(due) - len(standing))
-    surplus = standing[len(leaving) + len(due) :]
+        actions += [Spawn(standby=True)] * (replaced + len(due) - len(standing))
+    surplus = standing[replaced + len(due) :]
     return actions + [Drain(child.number, "no longer needed") for child in surplus]
 
 
@@ -237,6 +240,11 @@ def occupies(child: Child) -> bool:
     if child.state is State.LEAVING:
         return child.begun and child.slots == 1
     return child.begun and child.state < State.LEAVING
+
+
+def takes(child: Child) -> bool:
+    """Whether it takes messages."""
+    return child.begun and child.state is State.READY and not child.killed
 
 
 def why_due(child: Child, limits: Limits, now: float) -> str | None:

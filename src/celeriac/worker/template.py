@@ -170,8 +170,13 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
     """
     conf = app.conf
     pool = options.pool or conf.worker_pool
-    concurrency = options.concurrency or conf.worker_concurrency or pools.usable_cpus()
+    given = options.concurrency or conf.worker_concurrency
+    concurrency = given or pools.usable_cpus()
     processes, slots = pools.shape(pool, concurrency)
+    processes *= options.processes or conf.worker_processes or 1
+    most_processes = None
+    if options.autoscale is not None:
+        processes, most_processes, slots = pools.range_of(pool, given, *options.autoscale)
     hostname = hostname_of(options)
     return wire.Ready(
         version=str(getattr(sys.modules["celeriac"], "__version__", "")),
@@ -187,8 +192,10 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         tasks=_task_names(app),
         pool=pool,
         concurrency=concurrency,
-        processes=processes * (options.processes or conf.worker_processes or 1),
+        processes=processes,
         slots=slots,
+        most_processes=most_processes,
+        scale_keepalive=conf.worker_autoscale_keepalive,
         lease=conf.worker_lease,
         max_deliveries=conf.task_max_deliveries,
         dead_letter_max=conf.task_dead_letter_max,
