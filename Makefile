@@ -11,7 +11,7 @@ CODE := src tests examples benchmarks docs
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check servers test shape chaos soak bench weigh docs clean
+.PHONY: help demo setup fmt check servers test shape chaos workflows soak bench weigh docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,10 @@ shape: $(VENV)/.dev ## Run the tests of the code's shape alone: a few seconds
 
 chaos: $(VENV)/.dev servers ## Break everything at once and account for every task: MINUTES=10 SEED=7
 	$(BIN)/python -m tests.chaos --minutes $(or $(MINUTES),10) $(if $(SEED),--seed $(SEED)) $(CHAOS)
+
+workflows: $(VENV)/.dev servers ## Run random workflows while children are killed: COUNT=1000 SEED=7 BROKER=sqlite
+	$(BIN)/python -m tests.workflows --workflows $(or $(COUNT),1000) $(if $(SEED),--seed $(SEED)) \
+		$(if $(BROKER),--broker $(BROKER)) $(WORKFLOWS)
 
 soak: $(VENV)/.dev servers ## Run a day's tasks within minutes and judge what each process keeps: MINUTES=10 BROKER=sqlite
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(BROKER),--broker $(BROKER)) $(SOAK)

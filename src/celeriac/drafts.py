@@ -57,7 +57,8 @@ def body_of(message: Message) -> tuple[list[Any], dict[str, Any], dict[str, Any]
     """The arguments and what follows the run, as the body of Celery's message has them."""
     options = message.options
     embedded = {
-        "callbacks": options.links, "errbacks": options.errbacks, "chain": options.chain, "chord": options.chord,
+        "callbacks": options.links, "errbacks": options.errbacks, "chain": options.chain,
+        "chord": options.chord and [_read(options.chord[0]), *options.chord[1:]],
     }  # fmt: skip
     return list(message.args), dict(message.kwargs), embedded
 

@@ -57,7 +57,10 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Ignored(msgspec.Struct, frozen=True):
-    """The task asked that nothing be made of this run."""
+    """The task asked that nothing be made of this run. `is_repeated`: it did not run, since another message of the same
+    call has done so and brought what was to follow on its way."""
+
+    is_repeated: bool = False
 
 
 class Revoked(msgspec.Struct, frozen=True):
@@ -71,6 +74,7 @@ class Revoked(msgspec.Struct, frozen=True):
 Outcome = Success | Failure | Retried | Rejected | Ignored | Revoked
 
 IGNORED: Final = Ignored()
+REPEATED: Final = Ignored(is_repeated=True)
 #: A run that was ended because its task was revoked.
 TERMINATED: Final = Revoked("terminated", terminated=True)
 

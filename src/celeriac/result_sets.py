@@ -142,24 +142,35 @@ class ResultSet(ResultBase):
     ) -> list[Any]:
         """The return values in order, once all are there; `propagate` raises the first exception that comes.
 
+        With `callback` they go to it instead, in order, each as soon as it and those before it are there.
+
         Raises: as `AsyncResult.get`.
         """
         wait = Wait(interval, options)
+        told = 0
         for _, record in self._arrivals(timeout, wait):
             if propagate:
                 raise_failure(record)
+            if wait.callback is not None:
+                told = self._call_back(wait.callback, told, propagate=propagate)
         if len(self.results) == 1 and isinstance(self.results[0], ResultSet):
             # A group of one chain that ends in a group is that group.
             nested: list[Any] = self.results[0].get(timeout, propagate, interval, **options)
             return nested
-        values: list[Any] = []
-        for result in self.results:
-            value = result.get(propagate=propagate, disable_sync_subtasks=False)
-            if wait.callback is not None:
-                wait.callback(result.id, value)
-            else:
-                values.append(value)
-        return values
+        if wait.callback is not None:
+            self._call_back(wait.callback, told, propagate=propagate)
+            return []
+        return [result.get(propagate=propagate, disable_sync_subtasks=False) for result in self.results]
+
+    def _call_back(self, callback: Callable[[str, Any], Any], told: int, *, propagate: bool) -> int:
+        """Tell of the results that are there, behind so many that were told of. Returns how many were by now."""
+        while told < len(self.results):
+            result = self.results[told]
+            if any(leaf.final is None for leaf in ResultSet([result]).leaves()):
+                break
+            callback(result.id, result.get(propagate=propagate, disable_sync_subtasks=False))
+            told += 1
+        return told
 
     join = get
     join_native = get

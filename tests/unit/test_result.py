@@ -108,6 +108,19 @@ def test_callbacks_are_told(app: Celeriac) -> None:
     assert told == ["SUCCESS", ("a", 1)]
 
 
+def test_a_set_tells_of_each_result_as_soon_as_it_and_those_before_it_are_there(app: Celeriac) -> None:
+    succeed(app, "a", 1)
+    succeed(app, "c", 3)
+    told: list[Any] = []
+    results = ResultSet([app.AsyncResult(name) for name in "abc"], app=app)
+    with pytest.raises(TimeoutError):
+        results.get(timeout=0.1, callback=lambda id, value: told.append((id, value)))
+    assert told == [("a", 1)]
+    succeed(app, "b", 2)
+    assert results.get(timeout=1, callback=lambda id, value: told.append((id, value))) == []
+    assert told == [("a", 1), ("a", 1), ("b", 2), ("c", 3)]
+
+
 def test_waiting_inside_a_task_is_refused(app: Celeriac) -> None:
     succeed(app, "a", 1)
     result = app.AsyncResult("a")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import json
 import logging
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, context, events, message, signals
+from celeriac import Celeriac, chord, context, events, message, signals
 from celeriac.dispatch import Signal
 from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect, SignalIsNeverSent, UnknownOption
 
@@ -238,6 +239,15 @@ def test_a_message_is_shown_as_celery_shows_it(app: Celeriac, listen: Any, heard
         assert (headers["id"], headers["task"], headers["root_id"]) == (result.id, "proj.add", result.id)
         assert headers["mine"] == 1 and headers["argsrepr"] == "(1,)"
     assert (old["task_id"], old["args"], old["eta"]) == (result.id, [1], None)
+
+
+def test_a_members_seat_is_shown_by_its_id(app: Celeriac, listen: Any, heard: list[Any]) -> None:
+    listen(signals.before_task_publish)
+    noop = app.task(name="noop")(lambda *args: None)
+    result = chord([noop.s(), noop.s()], noop.s())()
+    embedded = [named["body"][2] for _, _, named in heard if named["headers"]["id"] != result.id]
+    assert [one["chord"] for one in embedded] == [[result.parent.id, 0], [result.parent.id, 1]]
+    json.dumps(embedded)
 
 
 def test_what_a_receiver_changes_travels(app: Celeriac, change: Any) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, Signature, chain, chord, group, maybe_signature, message, signature
+from celeriac.canvas import StampingVisitor
 from celeriac.context import Request
 from celeriac.exceptions import QueueNotFound, ResultNotStored
 from celeriac.outcome import Failure, Success
@@ -271,3 +272,30 @@ def test_a_pipe_makes_a_chain_where_nobody_has_asked_for_one_by_name() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stderr == "" and "add(1) | add()" in done.stdout
+
+
+class _Marks(StampingVisitor):
+    """Stamps every signature, and those of chords with their part in it."""
+
+    def on_signature(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        return {"seen": True}
+
+    def on_chord_header_start(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        return {"place": "header"}
+
+    def on_chord_body(self, sig: Any, **headers: Any) -> dict[str, Any]:
+        return {"place": "body"}
+
+
+def test_every_signature_of_a_workflow_is_stamped(app: Celeriac, add: Any) -> None:
+    whole = chain(add.s(1), group(add.s(2) for _ in range(2)), add.s(3))
+    whole.stamp(_Marks())
+    first, behind = whole.tasks
+    assert first.options["seen"] and "place" not in first.options
+    assert [(one.options["seen"], one.options["place"]) for one in behind.tasks] == [(True, "header")] * 2
+    assert (behind.body.options["seen"], behind.body.options["place"]) == (True, "body")
+
+
+def test_a_group_of_a_generator_at_the_end_of_a_chain_has_results(app: Celeriac, add: Any) -> None:
+    result = chain(add.s(1), group(add.s(i) for i in range(3))).apply_async()
+    assert len(result) == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
@@ -78,6 +79,25 @@ def test_a_failed_member_fails_the_body_once_and_calls_its_error_callback(shared
     assert result.state == states.FAILURE
     assert isinstance(result.result, ChordError)
     wait_until(lambda: len(shared.notes(None, f"error of {result.id}")) == 1, "the callback is called")
+
+
+@pytest.mark.parametrize("kind", ["chord", "group", "chain"])
+def test_a_body_that_is_a_workflow_has_its_error_callback_called_too(shared: Site, kind: str):
+    last, mark = sig(shared, "give"), f"a body that is a {kind}, {secrets.token_hex(4)}"
+    if kind == "chord":
+        body: Any = chord([sig(shared, "give")], last)
+    else:
+        body = group(last, sig(shared, "give"))
+    if kind == "chain":
+        body = chain(sig(shared, "give"), body)
+        body.link_error(sig(shared, "mark_error", mark, immutable=True))
+    else:
+        last.link_error(sig(shared, "mark_error", mark, immutable=True))
+    result = chord([sig(shared, "fails", "broken"), sig(shared, "add", 2, 2)], body).apply_async()
+    with pytest.raises(Exception, match="broken"):
+        result.get(timeout=WAIT)
+    wait_until(lambda: shared.notes(None, f"error of {mark}"), lambda: "the callback is called")
+    assert len(shared.notes(None, f"error of {mark}")) == 1
 
 
 def test_a_failed_step_fails_everything_behind_it(shared: Site):

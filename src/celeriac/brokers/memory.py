@@ -369,7 +369,7 @@ class MemoryConsumer:
         del queue.running[entry.fence]
         if settlement.records:
             self._space.put(settlement.records)
-        for outgoing in (*settlement.sends, *self._space.arrive(settlement.arrivals)):
+        for outgoing in (*settlement.sends, *self._space.arrive(settlement.arrivals, again=False)):
             _store(self._space, outgoing)
         for key in settlement.joins:
             self._space.joins.pop(key, None)

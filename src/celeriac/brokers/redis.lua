@@ -422,7 +422,7 @@ local woken = {}
 
 -- A result comes to a join; its message is sent with the follow-ups if it is complete by that.
 local function join(name, place, data)
-  local message = arrive(name, place, data)
+  local message = arrive(name, place, data, false)
   if not message then return end
   local prefix = string.sub(name, 1, -19)
   local other = prefix .. '{' .. message[1] .. '}'

@@ -409,7 +409,7 @@ def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
     if settlement.sends:
         ledger.send(settlement.sends)
     if settlement.arrivals:
-        ledger.send(arrive(ledger.connection, settlement.arrivals))
+        ledger.send(arrive(ledger.connection, settlement.arrivals, again=False))
     if settlement.joins:
         end_joins(ledger.connection, settlement.joins)
     match action:

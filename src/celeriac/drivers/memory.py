@@ -179,15 +179,17 @@ class Space:
             self.sweep()
         self.changed.notify_all()
 
-    def arrive(self, arrivals: Iterable[Arrival]) -> list[Outgoing]:
-        """Note results at their joins. Returns the messages of those that are complete by it."""
+    def arrive(self, arrivals: Iterable[Arrival], *, again: bool) -> list[Outgoing]:
+        """Note results at their joins. Returns the messages of those that are complete by it; `again`, also of those
+        that were complete by it before."""
         due: list[Outgoing] = []
         for arrival in arrivals:
             found = self.joins.get(arrival.join)
             if found is None:
                 continue
             found.results.setdefault(arrival.place, arrival.data)
-            if len(found.results) == found.size and found.completed_by in (None, arrival.place):
+            known = (None, arrival.place) if again else (None,)
+            if len(found.results) == found.size and found.completed_by in known:
                 found.completed_by = arrival.place
                 due.append(found.due())
         return due

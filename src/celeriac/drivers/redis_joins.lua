@@ -19,12 +19,13 @@ local function join_message(stored)
   return {header.queue, header.class, delay, string.sub(stored, newline + 1)}
 end
 
--- A result comes to a join. Returns the join's message where it is complete by that, else nil.
-local function arrive(name, place, data)
+-- A result comes to a join. Returns the join's message where it is complete by that, else nil; and `again` when the one
+-- by which it was complete comes once more.
+local function arrive(name, place, data, again)
   local join = redis.call('HMGET', name, 'm', 's', 'f')
   if not join[1] then return nil end
   redis.call('HSETNX', name, place, data)
-  if join[3] then return join[3] == place and join_message(join[1]) or nil end
+  if join[3] then return again and join[3] == place and join_message(join[1]) or nil end
   if redis.call('HLEN', name) - 2 ~= tonumber(join[2]) then return nil end
   redis.call('HSET', name, 'f', place)
   return join_message(join[1])

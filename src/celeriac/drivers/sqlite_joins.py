@@ -34,14 +34,17 @@ def grow_join(connection: sqlite3.Connection, key: bytes) -> int | None:
     return rows[0][0] if rows else None
 
 
-def arrive(connection: sqlite3.Connection, arrivals: Iterable[Arrival]) -> list[Outgoing]:
-    """Note results at their joins. The messages of those that are complete by it."""
+def arrive(connection: sqlite3.Connection, arrivals: Iterable[Arrival], *, again: bool) -> list[Outgoing]:
+    """Note results at their joins. The messages of those that are complete by it; `again`, also of those that were
+    complete by it before."""
     due: list[Outgoing] = []
     for one in arrivals:
         row = {"key": one.join, "place": one.place}
-        if connection.execute(_QUERIES["arrive"], {**row, "data": one.data}).rowcount:
+        is_first = connection.execute(_QUERIES["arrive"], {**row, "data": one.data}).rowcount > 0
+        if is_first:
             connection.execute(_QUERIES["count"], row)
-        due += _due(connection, one.join, one.place)
+        if is_first or again:
+            due += _due(connection, one.join, one.place)
     return due
 
 

@@ -67,7 +67,7 @@ class MemoryResults:
 
     def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
         with self._entered() as space:
-            return space.arrive(arrivals)
+            return space.arrive(arrivals, again=True)
 
     def gathered(self, key: bytes) -> list[bytes] | None:
         with self._entered() as space:

@@ -30,4 +30,4 @@ return redis.call('HINCRBY', KEYS[1], 's', 1) - 1
 
 --[[ script arrive: a result comes to a join.
 KEYS[1]: its name. ARGV: place, data. Returns the join's message if it is complete by that, else nothing. ]]
-return arrive(KEYS[1], ARGV[1], ARGV[2]) or {}
+return arrive(KEYS[1], ARGV[1], ARGV[2], true) or {}

@@ -62,7 +62,7 @@ class SQLiteResults:
         return self._write(lambda connection: joins.grow_join(connection, key))
 
     def arrive(self, arrivals: Sequence[Arrival]) -> list[Outgoing]:
-        return self._write(lambda connection: joins.arrive(connection, arrivals))
+        return self._write(lambda connection: joins.arrive(connection, arrivals, again=True))
 
     def gathered(self, key: bytes) -> list[bytes] | None:
         return self._read(lambda connection: joins.gathered(connection, key))

@@ -184,6 +184,13 @@ class SharedJoins:
         assert consumer.settle(batch) == []
         assert stand.drained(bodies) == ["body"]
 
+    def test_a_member_that_was_sent_twice_completes_it_once(self, stand: Stand, store: ResultStore) -> None:
+        join, bodies = self._opened(stand, store, 1)
+        consumer = stand.consumer()
+        for delivery in consumer.take(2, SOON):
+            consumer.settle([Settlement(delivery, Ack(), arrivals=_arrivals(join, 0))])
+        assert stand.drained(bodies) == ["body"]
+
     def test_a_refused_settlement_brings_nothing_to_a_join(self, stand: Stand, store: ResultStore) -> None:
         join, bodies = self._opened(stand, store, 1)
         consumer = stand.consumer()

@@ -276,13 +276,11 @@ class group(Signature):
         return {name: value for name, value in self._inside.items() if name != _OWN}
 
     def freeze(self, _id: str | None = None, **options: Any) -> GroupResult:
-        """Give every member its id; returns the result that the group will have."""
+        """Give every member its id; returns the result that the group will have. A generator is read for it."""
         group_id = _id or self.id or message.id_of(message.new_key())
         self.options["task_id"] = group_id
         options.pop("group_id", None)
         options.pop("group_index", None)
-        if self.is_streamed:
-            return GroupResult(group_id, [], None, self._app)
         results = [
             member.freeze(group_id=group_id, group_index=place, **options)
             for place, member in enumerate(self._flat())

@@ -15,7 +15,7 @@ from celeriac.brokers.contract import Arrival, Join
 from celeriac.context import Request, Sender
 from celeriac.exceptions import ChordError, Ignore, Reject, TaskRevokedError
 from celeriac.outcome import (
-    IGNORED,
+    REPEATED,
     Failure,
     Ignored,
     Outcome,
@@ -130,7 +130,7 @@ def gather(request: Request, accept: Collection[str]) -> Outcome | None:
     data = task.app.backend.gathered(message.key_of(message.read_id(key)))
     if data is None:
         # It has run already: this message was sent twice.
-        return IGNORED
+        return REPEATED
     values: list[Any] = []
     for one in data:
         record = stored.decode(one, accept)
@@ -179,7 +179,7 @@ def _seats(request: Request, outcome: Outcome) -> Sequence[Any]:
     match outcome:
         case Retried() | Rejected(requeue=True):
             return ()
-        case Ignored() if request.replacement:
+        case Ignored(is_repeated) if is_repeated or request.replacement:
             return ()
         case Success() if request.chain:
             return ()

@@ -312,8 +312,12 @@ class Signature(dict[str, Any]):
         return self.clone(), []
 
     def passed_through(self) -> tuple[Signature, list[dict[str, Any]]]:
-        """`first_and_rest` for what begins with many tasks: a task that hands its argument on comes first."""
-        return Signature("celery.accumulate", (), {"index": 0}, app=self._app), [compact(self)]
+        """`first_and_rest` for what begins with many tasks: a task that hands its argument on comes first. It has the
+        error callbacks of what is then not sent, since it fails where that is not to run."""
+        first = Signature("celery.accumulate", (), {"index": 0}, app=self._app)
+        if errbacks := errbacks_of(self):
+            first.options["link_error"] = errbacks
+        return first, [compact(self)]
 
     # -- sending --------------------------------------------------------------------------------------------
 
@@ -378,6 +382,23 @@ def listed(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(cast("list[Any]", value)) if isinstance(value, list | tuple) else [value]
+
+
+def errbacks_of(form: Mapping[str, Any]) -> list[Any]:
+    """The error callbacks that a failure before a signature calls: its own, and those of the tasks at its end."""
+    kwargs: dict[str, Any] = form.get("kwargs") or {}
+    options: dict[str, Any] = form.get("options") or {}
+    own = listed(options.get("link_error"))
+    match form.get("subtask_type"):
+        case "chain" if kwargs["tasks"]:
+            last = errbacks_of(kwargs["tasks"][-1])
+            return own + [errback for errback in last if errback not in own]
+        case "chord":
+            return own + errbacks_of(kwargs["body"])
+        case "group":
+            return own + [errback for member in kwargs["tasks"] for errback in errbacks_of(member)]
+        case _:
+            return own
 
 
 def signature(varies: Any, *args: Any, app: Sender | None = None, **kwargs: Any) -> Signature:

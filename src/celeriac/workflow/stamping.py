@@ -143,4 +143,4 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _inside(sig: Signature, name: str) -> Any:
-    return sig.kwargs[name]
+    return getattr(sig, name)
