@@ -271,6 +271,8 @@ REQUEST: Final[ContextVar[Request | None]] = ContextVar("celeriac_request", defa
 APP: Final[ContextVar[Any]] = ContextVar("celeriac_app", default=None)
 #: Where set, messages that would be sent are put into this list: they become part of a settlement.
 COLLECTED: Final[ContextVar[list[Any] | None]] = ContextVar("celeriac_collected", default=None)
+#: Where set, joins are opened here, and not in the application's result store: a workflow runs in its caller.
+JOINS: Final[ContextVar[Any]] = ContextVar("celeriac_joins", default=None)
 #: Whether `AsyncResult.get` may be called inside a task.
 JOINS_ALLOWED: Final[ContextVar[bool]] = ContextVar("celeriac_joins_allowed", default=False)
 
@@ -316,14 +318,21 @@ def worker_request() -> Request | None:
 
 
 @contextmanager
+def set_in(variable: ContextVar[Any], value: Any) -> Generator[None]:
+    """Inside the block the variable has that value."""
+    token = variable.set(value)
+    try:
+        yield
+    finally:
+        variable.reset(token)
+
+
+@contextmanager
 def collecting() -> Generator[list[Any]]:
     """Inside the block nothing is sent: the calls are put into the list."""
     calls: list[Any] = []
-    token = COLLECTED.set(calls)
-    try:
+    with set_in(COLLECTED, calls):
         yield calls
-    finally:
-        COLLECTED.reset(token)
 
 
 def add_to_trail(result: Any) -> None:
@@ -398,11 +407,8 @@ APPS: Final = Apps()
 @contextmanager
 def as_current(app: Any) -> Generator[None]:
     """Inside the block `app` is the current application."""
-    token = APP.set(app)
-    try:
+    with set_in(APP, app):
         yield
-    finally:
-        APP.reset(token)
 
 
 def current_app() -> Any:

@@ -222,7 +222,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
         throw = options.pop("throw", None)
         add_to_parent = options.pop("add_to_parent", True)
         call = self.call_for(args, kwargs, options)
-        if road.is_eager:
+        if road.is_eager and context.COLLECTED.get() is None:
             return cast("AsyncResult[R]", self.app.run_eagerly(self, call, throw))
         road.producer.send(call, retry, policy)
         ignored = call.message.options.ignore_result
@@ -398,10 +398,10 @@ class Task(Hooks, Reporting, Generic[P, R]):
     def replace(self, sig: Any) -> Any:
         """End this run, and let the signature take its place: under the same id, with all that was to follow.
 
-        In a worker it is sent together with the end of this message. Write `return self.replace(other.s())`.
+        It is sent together with the end of this message. Write `return self.replace(other.s())`.
 
         Raises:
-            Ignore: always, in a worker.
+            Ignore: always.
             ImproperlyConfigured: an empty chain, or part of a chord.
         """
         successor = plugins.load("celeriac.workflow.replacing:successor")
@@ -414,10 +414,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
 
     def on_replace(self, sig: Signature) -> Any:
         """Called by `replace` with the signature to send. An override ends with `return super().on_replace(sig)`."""
-        request = self.request
-        if request.is_eager:
-            return sig.apply().get()
-        with context.collecting() as request.replacement:
+        with context.collecting() as self.request.replacement:
             sig.apply_async()
         raise Ignore("Replaced by new task")
 

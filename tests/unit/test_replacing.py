@@ -43,7 +43,8 @@ def replaced(task: Any, signature: Any, **options: Any) -> list[Message]:
     request = Request(task.call_for((), {}, options).message)
     with context.running(task, request), pytest.raises(Ignore):
         task.replace(signature)
-    return [message.decode(one.data) for one in follow.follow_ups(task, request, IGNORED)]
+    calls = follow.follow_ups(task, request, IGNORED)
+    return [message.decode(task.app.producer.outgoing(call).data) for call in calls]
 
 
 def test_the_other_has_its_id_and_nothing_is_sent_before_the_run_ends(

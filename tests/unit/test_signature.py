@@ -41,7 +41,8 @@ def sent(app: Celeriac, queue: str = "celery") -> list[message.Message]:
 
 def finish(app: Celeriac, one: message.Message, outcome: Any) -> list[message.Message]:
     """What an executor would send after that run."""
-    outgoing = follow.follow_ups(app.tasks[one.task], Request(one), outcome)
+    calls = follow.follow_ups(app.tasks[one.task], Request(one), outcome)
+    outgoing = [app.producer.outgoing(call) for call in calls]
     return [message.decode(item.data) for item in outgoing]
 
 

@@ -272,7 +272,7 @@ def _settlement(request: Request, outcome: Outcome, bench: Workbench) -> tuple[S
     if isinstance(outcome, Success) and not request.is_chained and _ignores(request):
         return Settlement(delivery, ACK), outcome
     try:
-        sends = follow.follow_ups(task, request, outcome)
+        sends = [bench.app.producer.outgoing(call) for call in follow.follow_ups(task, request, outcome)]
         records = _records(request, outcome, bench)
         arrivals = joining.arrivals(request, outcome, bench.encode)
     except Exception as exc:  # noqa: BLE001 - follow-ups pass through user code

@@ -79,7 +79,7 @@ class chain(Signature):
         """
         if not self.tasks:
             return None
-        if getattr(self.app.conf, "task_always_eager", False):
+        if self.runs_here():
             return self.apply(args, kwargs, **options)
         given = {**self.options, **options}
         steps = [step.clone() for step in self.tasks]
@@ -105,17 +105,8 @@ class chain(Signature):
         return result
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Run the steps here and now, one after another."""
-        given = {**self.options, **options}
-        result: Any = None
-        last = self.tasks[-1] if self.tasks else None
-        for step in self.tasks:
-            own = {name: given[name] for name in _FOR_LAST if step is last and name in given}
-            before = (tuple(args or ()) + tuple(self.args)) if result is None else (result.get(),)
-            current = step.clone(before, kwargs if result is None else None).apply(**own)
-            _attach(current, result)
-            result = current
-        return result
+        """Run the steps here and now, one after another. See `Signature.apply`."""
+        return self.run_here(args, kwargs, options)
 
     def unchain_tasks(self) -> list[Signature]:
         """Copies of the steps, each with the chain's error callbacks."""

@@ -111,7 +111,7 @@ class chord(Signature):
         )
         whole["immutable"] = self.immutable
         app = whole.app
-        if getattr(app.conf, "task_always_eager", False):
+        if whole.runs_here():
             return whole.apply(args, kwargs, task_id=task_id, **options)
         given = {**self.options, **options}
         given.pop("add_to_parent", None)
@@ -139,15 +139,9 @@ class chord(Signature):
         header = self.header.freeze(**options)
         return _behind(header, self.body.freeze(_id or self.options.get("task_id"), **options, **own))
 
-    def apply(
-        self, args: Any = None, kwargs: Any = None, propagate: bool = True, body: Any = None, **options: Any
-    ) -> Any:
-        """Run the header and the body here and now."""
-        body = self.body if body is None else body
-        args = (*(args or ()), *self.args)
-        results = self.header.apply(args, {**self.kwargs["kwargs"], **(kwargs or {})})
-        values = results.get(propagate=propagate)
-        return body.clone().apply((values,), **{**self.options, **options})
+    def apply(self, args: Any = None, kwargs: Any = None, body: Any = None, **options: Any) -> Any:
+        """Run the header and the body here and now. See `Signature.apply`."""
+        return self.run_here(args, kwargs if body is None else {**(kwargs or {}), "body": body}, options)
 
     def __call__(self, body: Any = None, **options: Any) -> Any:
         """Send it, with this body: `chord(header)(body)`."""
@@ -211,4 +205,4 @@ def _send(
     joining.open_join(app, join_id, size, whole.body, parent_id=header.last_id())
     sent = header.send_members(app, args, kwargs, options, join_id, found)
     if size is None:
-        app.producer.send_stored(app.backend.size_join(message.key_of(join_id), sent))
+        joining.size_join(app, join_id, sent)

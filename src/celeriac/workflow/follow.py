@@ -11,18 +11,18 @@ import inspect
 from typing import Any, Final
 
 from celeriac import context, message
-from celeriac.brokers.contract import Outgoing
 from celeriac.context import Request
 from celeriac.events import BUS, HookFailed
 from celeriac.outcome import Failure, Ignored, Outcome, Success, text_of
+from celeriac.producer import Call
 from celeriac.workflow.joining import everything
 from celeriac.workflow.signature import Signature, maybe_signature
 
 _NOTHING: Final[dict[str, Any]] = {}
 
 
-def follow_ups(task: Any, request: Request, outcome: Outcome) -> list[Outgoing]:
-    """The messages that follow a run that ended so. Error callbacks that are functions here are called."""
+def follow_ups(task: Any, request: Request, outcome: Outcome) -> list[Call]:
+    """The calls that follow a run that ended so. Error callbacks that are functions here are called."""
     is_replaced = bool(request.replacement) and isinstance(outcome, Ignored)
     if not (is_replaced or request.is_chained):
         return []
@@ -32,7 +32,7 @@ def follow_ups(task: Any, request: Request, outcome: Outcome) -> list[Outgoing]:
         if not is_replaced:
             with context.collecting() as calls:
                 _apply(app, request, outcome)
-        return [app.producer.outgoing(call) for call in calls]
+        return calls
 
 
 def send_follow_ups(task: Any, request: Request, outcome: Outcome) -> None:

@@ -153,7 +153,7 @@ class group(Signature):
         """Send all members, in bulk; options are for every one. Raises: as `Task.apply_async`."""
         app = self.app
         given = {**self.options, **options}
-        if getattr(app.conf, "task_always_eager", False):
+        if self.runs_here():
             return self.apply(args, kwargs, **options)
         group_id = given.pop("task_id", None) or message.id_of(message.new_key())
         for name in ("add_to_parent", "group_id", "group_index"):
@@ -197,8 +197,9 @@ class group(Signature):
 
     def to_send(self) -> group:
         """A copy that shares the members. The last one has its id, where that can be known now."""
-        if self._stream is not None:
+        if self._stream is not None and context.JOINS.get() is None:
             return self.clone()
+        # In its caller nothing runs before all is sent: there is no need to begin with a part of a generator.
         members = list(self._flat())
         if members:
             last = members[-1] = members[-1].clone()
@@ -288,14 +289,8 @@ class group(Signature):
         return GroupResult(group_id, results, None, self._app)
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> GroupResult:
-        """Run the members here and now."""
-        given = {**self.options, **options}
-        group_id = given.pop("task_id", None) or message.id_of(message.new_key())
-        for name in ("group_id", "group_index", "chord"):
-            given.pop(name, None)
-        args = (*(args or ()), *self.args)
-        results = [member.apply(args, kwargs, group_id=group_id, **given) for member in self._flat()]
-        return GroupResult(group_id, results, None, self._app)
+        """Run the members here and now. See `Signature.apply`."""
+        return cast("GroupResult", self.run_here(args, kwargs, options))
 
     # -- making others of it --------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, cast
 
-from celeriac import message, states, stored
+from celeriac import context, message, states, stored
 from celeriac.brokers.contract import Arrival, Join
 from celeriac.context import Request, Sender
 from celeriac.exceptions import ChordError, Ignore, Reject, TaskRevokedError
@@ -95,7 +95,15 @@ def open_join(
         call = app.producer.call(first.task, first.args, first.kwargs, options)
     else:
         call = task.call_for(first.args, first.kwargs, options)
-    app.backend.open_join(Join(message.key_of(join_id), app.producer.outgoing(call), size, delay))
+    _joins(app).open_join(Join(message.key_of(join_id), app.producer.outgoing(call), size, delay))
+
+
+def size_join(app: Sender, join_id: str, size: int) -> None:
+    """Say how many results a join waits for, where that was not known; with all of them there, its message is sent.
+
+    Raises: ResultStoreUnavailable, BrokerUnavailable
+    """
+    app.producer.send_stored(app.backend.size_join(message.key_of(join_id), size))
 
 
 def take_a_seat_more(request: Request, app: Sender, signature: Signature) -> Signature:
@@ -107,7 +115,7 @@ def take_a_seat_more(request: Request, app: Sender, signature: Signature) -> Sig
     if not request.chord:
         raise ValueError("Current task is not member of any chord")
     join_id = message.read_id(request.chord[0])
-    place = app.backend.grow_join(message.key_of(join_id))
+    place = _joins(app).grow_join(message.key_of(join_id))
     if place is None:
         raise ValueError(
             "the chord of this task is complete, or is still being sent: it can take no more members"
@@ -115,6 +123,12 @@ def take_a_seat_more(request: Request, app: Sender, signature: Signature) -> Sig
     member = signature.clone()
     take_seat(member, join_id, place)
     return member.set(group_id=request.group, group_index=place)
+
+
+def _joins(app: Any) -> Any:
+    """Where the application's joins are: in its result store, unless a workflow runs in its caller."""
+    here = context.JOINS.get()
+    return app.backend if here is None else here
 
 
 # -- running ------------------------------------------------------------------------------------------------
@@ -127,7 +141,7 @@ def gather(request: Request, accept: Collection[str]) -> Outcome | None:
     """
     key, mode, is_wanted = request.options.join or (b"", AS_LIST, False)
     task = request.task_object
-    data = task.app.backend.gathered(message.key_of(message.read_id(key)))
+    data = _joins(task.app).gathered(message.key_of(message.read_id(key)))
     if data is None:
         # It has run already: this message was sent twice.
         return REPEATED

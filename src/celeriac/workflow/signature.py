@@ -15,6 +15,7 @@ from celeriac import context, message, plugins
 from celeriac.async_result import AsyncResult
 from celeriac.context import Sender
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.registry import BUILTINS
 from celeriac.send_options import compact
 
 #: The class of each `subtask_type`: a registry, filled when the classes are made.
@@ -330,14 +331,31 @@ class Signature(dict[str, Any]):
         args, kwargs, options = self.merged(args, kwargs, options)
         app = self.app
         task = app.tasks.get(self.task)
+        if task is None and self.task in BUILTINS and self.runs_here():
+            task = app.tasks[self.task]
         if task is not None:
             return task.apply_async(args, kwargs, **options)
         return app.send_task(self.task, args, kwargs, **options)
 
     def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
-        """Run it here and now. Raises: NotRegistered."""
+        """Run it here and now, and of a workflow all that belongs to it. A failure is in the result; with `throw`
+        (None: `task_eager_propagates`) it is raised.
+
+        Raises: NotRegistered
+        """
         args, kwargs, options = self.merged(args, kwargs, options)
         return self.type.apply(args, kwargs, **options)
+
+    def runs_here(self) -> bool:
+        """Whether sending it means running it: where everything runs in its caller, what is not part of a whole."""
+        is_eager: bool = getattr(self.app.conf, "task_always_eager", False)
+        return is_eager and context.COLLECTED.get() is None
+
+    def run_here(self, args: Any, kwargs: Any, options: dict[str, Any]) -> Any:
+        """`apply` for what is made of others."""
+        throw = options.pop("throw", None)
+        run = plugins.load("celeriac.eager:run_workflow")
+        return run(self.app, lambda: self.apply_async(args, kwargs, **options), throw)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function with these arguments added, as a function."""
