@@ -6,7 +6,7 @@ an application only as the `Results` protocol, and starts nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Generator, Iterator
+from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, overload
 
@@ -378,6 +378,20 @@ class AsyncResult(ResultBase, Generic[R]):
         Raises: BrokerUnavailable, BrokerRefused, ResultStoreUnavailable: the same call again is safe.
         """
         self.app.control.revoke(self.id, terminate=terminate, signal=signal, reply=wait, timeout=timeout)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        connection: Any = None,
+        terminate: bool = False,
+        signal: str | int | None = None,
+        wait: bool = False,
+        timeout: float | None = None,
+    ) -> None:
+        """Revoke the tasks that bear one of these stamps, this one or others: as `app.control` does."""
+        self.app.control.revoke_by_stamped_headers(
+            headers, terminate=terminate, signal=signal, reply=wait, timeout=timeout
+        )
 
     def as_tuple(self) -> tuple[Any, Any]:
         """The id and the parents' ids, as plain data; `result_from_tuple` is the reverse."""

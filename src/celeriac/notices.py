@@ -41,6 +41,10 @@ class Revoke(Notice, frozen=True, kw_only=True):
     signal: str = ""
 
 
+class Banned(Notice, frozen=True, kw_only=True):
+    """The broker knows of a new ban (`celeriac.bans`)."""
+
+
 class Ask(Notice, frozen=True, kw_only=True):
     """How are you? The answer is what `/status` of a health probe says."""
 
@@ -53,14 +57,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
-_NOTICES: Final = msgspec.msgpack.Decoder(Revoke | Ask)
+_NOTICES: Final = msgspec.msgpack.Decoder(Revoke | Banned | Ask)
 _ANSWERS: Final = msgspec.msgpack.Decoder(Answer)
 
 
-def read(data: bytes) -> Revoke | Ask | None:
+def read(data: bytes) -> Revoke | Banned | Ask | None:
     """A notice; None: it cannot be read, as one of a later version, and is to be passed over."""
     try:
-        notice: Revoke | Ask = _NOTICES.decode(data)
+        notice: Revoke | Banned | Ask = _NOTICES.decode(data)
     except msgspec.MsgspecError:
         return None
     return notice

@@ -95,8 +95,8 @@ def test_what_there_is_not_names_what_to_use(app: Celeriac):
     assert isinstance(app.control, Control) and isinstance(app.control.inspect(), Inspect)
     with pytest.raises(AttributeError, match="SIGTERM"):
         app.control.shutdown()
-    with pytest.raises(AttributeError, match="collect the ids"):
-        app.control.revoke_by_stamped_headers({"order": "7"})
+    with pytest.raises(AttributeError, match="--autoscale"):
+        app.control.autoscale(10, 3)
     with pytest.raises(AttributeError, match="Did you mean 'revoke'"):
         app.control.revok("a")
     with pytest.raises(AttributeError, match="celeriac queues"):

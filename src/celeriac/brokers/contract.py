@@ -27,10 +27,12 @@ Values and protocols only. `tests/brokers` runs `celeriac.testing.brokers.Broker
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
+
+from celeriac.brokers.pruning import Pruned
 
 #: Priorities are whole numbers; a higher one is taken first.
 HIGHEST_PRIORITY = 9
@@ -228,32 +230,8 @@ TERMINATED = "revoked:terminated"
 REMEMBERED = 50_000
 
 
-class Pruned(msgspec.Struct, frozen=True):
-    """What one call of `Broker.prune_dead` has deleted: so many letters for their age, or for the number of them.
-
-    `oldest`: the key of the first of them. `is_more`: others are over the limits still.
-    """
-
-    expired: int = 0
-    surplus: int = 0
-    oldest: bytes = b""
-    is_more: bool = False
-
-
-def prunable(
-    head: Sequence[tuple[bytes, float]], count: int, keep: int | None, before: float | None, limit: int
-) -> Pruned:
-    """How many of `count` dead letters are to be deleted: the first ones of `head`.
-
-    `head`: key and time of death of the oldest; one more than `limit`, where there are so many.
-    """
-    surplus = 0 if keep is None else min(len(head), max(0, count - keep))
-    expired = 0
-    while expired < len(head) and before is not None and head[expired][1] < before:
-        expired += 1
-    gone = min(expired or surplus, limit)
-    counts = (gone, 0) if expired else (0, gone)
-    return Pruned(*counts, head[0][0] if gone else b"", max(expired, surplus) > gone)
+#: So many bans are remembered; the soonest to be forgotten goes first.
+MOST_BANS = 1_000
 
 
 @runtime_checkable
@@ -316,6 +294,10 @@ class Consumer(Protocol):
 
         Raises: BrokerUnavailable: it is not known whether they are committed.
         """
+        ...
+
+    def bans(self) -> list[bytes]:
+        """As the broker's, over this consumer's own connection."""
         ...
 
     def wake(self) -> None:
@@ -390,6 +372,22 @@ class Broker(Protocol):
 
     def revoked(self, queue: str) -> list[Revocation]:
         """What is remembered as revoked, oldest first."""
+        ...
+
+    def ban(self, ban: bytes, keep: float) -> None:
+        """Remember for `keep` seconds what is revoked without being known by its key: for workers, who read it."""
+        ...
+
+    def bans(self) -> list[bytes]:
+        """What is remembered so, the soonest to be forgotten first: `MOST_BANS` at most."""
+        ...
+
+    def find(self, queue: str, part: bytes) -> Iterator[bytes]:
+        """The messages that contain these bytes and wait, are delayed or are held, the newest first in each.
+
+        Looked for in steps that hold up nobody. What stays where it is is found; what moves meanwhile may be missing,
+        or come twice.
+        """
         ...
 
     def notify(self, name: str, data: bytes) -> int:

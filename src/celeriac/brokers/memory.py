@@ -7,7 +7,7 @@ The same name is the same broker everywhere in the process. One lock guards ever
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from itertools import islice
@@ -24,7 +24,6 @@ from celeriac.brokers.contract import (
     DeadLetter,
     Delivery,
     Outgoing,
-    Pruned,
     PutBack,
     QueueStats,
     Record,
@@ -35,9 +34,9 @@ from celeriac.brokers.contract import (
     crash_detail,
     crash_pause,
     is_given_up,
-    prunable,
 )
 from celeriac.brokers.memory_revoking import MemoryListener
+from celeriac.brokers.pruning import Pruned, prunable
 from celeriac.drivers.memory import Entry, Lease, Queue, Space
 from celeriac.exceptions import BrokerRefused, LeaseLost
 from celeriac.message import KEY, created_at
@@ -117,6 +116,18 @@ class MemoryBroker:
     def revoked(self, queue: str) -> list[Revocation]:
         with self._entered() as space:
             return memory_revoking.revoked(space.queue(queue))
+
+    def ban(self, ban: bytes, keep: float) -> None:
+        with self._entered() as space:
+            memory_revoking.ban(space, ban, keep)
+
+    def bans(self) -> list[bytes]:
+        with self._entered() as space:
+            return memory_revoking.bans(space)
+
+    def find(self, queue: str, part: bytes) -> Iterator[bytes]:
+        with self._entered() as space:
+            return iter(memory_revoking.find(space.queue(queue), part))
 
     def notify(self, name: str, data: bytes) -> int:
         with self._entered() as space:
@@ -282,6 +293,11 @@ class MemoryConsumer:
                 if entry is not None:
                     entry.is_committed = True
             return [one for one, entry in zip(deliveries, held, strict=True) if entry is None]
+
+    def bans(self) -> list[bytes]:
+        self._space.check_process(BrokerRefused)
+        with self._space.changed:
+            return memory_revoking.bans(self._space)
 
     def wake(self) -> None:
         with self._space.changed:

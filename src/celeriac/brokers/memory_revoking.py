@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from heapq import heapify, heappush
 
 from celeriac import clock
-from celeriac.brokers.contract import HIGHEST_PRIORITY, REMEMBERED, REVOKED, Revocation
+from celeriac.brokers.contract import HIGHEST_PRIORITY, MOST_BANS, REMEMBERED, REVOKED, Revocation
 from celeriac.drivers.memory import Entry, Mailbox, Queue, Space
 from celeriac.message import KEY
 
@@ -33,6 +33,25 @@ def revoke(queue: Queue, revocations: Sequence[Revocation], keep: float) -> list
 def revoked(queue: Queue) -> list[Revocation]:
     now = clock.now()
     return [one for until, one in queue.revoked.values() if until > now]
+
+
+def ban(space: Space, ban: bytes, keep: float) -> None:
+    until = clock.now() + keep
+    space.bans[ban] = max(until, space.bans.get(ban, until))
+    for surplus in bans(space)[:-MOST_BANS]:
+        del space.bans[surplus]
+
+
+def bans(space: Space) -> list[bytes]:
+    now = clock.now()
+    return [one for one, until in sorted(space.bans.items(), key=lambda item: item[1]) if until > now]
+
+
+def find(queue: Queue, part: bytes) -> list[bytes]:
+    places = [[entry for _, entry in sorted(heap, key=lambda row: -row[0])] for heap in queue.ready.values()]
+    places.append([entry for _, _, entry in sorted(queue.delayed, key=lambda row: -row[0])])
+    places.append(list(queue.running.values()))
+    return [entry.data for place in places for entry in place if part in entry.data]
 
 
 def catch(queue: Queue, entry: Entry) -> bool:

@@ -24,6 +24,7 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:y             hash    key -> class, JSON header, newline, message; for each dead letter
   base:e             string  how many dead letters have been evicted, being too old or too many
   <prefix>queues     set     names of all queues
+  <prefix>bans       zset    what is revoked without being known by its key: score = until when it is remembered
 
 Scripts that take look at base:r and base:m only where one of them exists: who revokes nothing pays nothing.
 
@@ -92,6 +93,20 @@ local function promote(base, t)
       redis.call('RPUSH', base .. ':' .. string.sub(member, 1, 1), string.sub(member, colon + 1))
     end
   end
+end
+
+-- So many delayed members behind those that an earlier step ended at, the last due first; and where this step ends, '' at
+-- the end of all.
+local function last_due(base, cursor, count)
+  local first = 0
+  if cursor ~= '' then
+    local space = string.find(cursor, ' ', 1, true)
+    local rank = redis.call('ZREVRANK', base .. ':d', string.sub(cursor, space + 1))
+    first = rank and rank + 1 or redis.call('ZCOUNT', base .. ':d', '(' .. string.sub(cursor, 1, space - 1), '+inf')
+  end
+  local members = redis.call('ZREVRANGE', base .. ':d', first, first + count - 1)
+  if #members < count then return members, '' end
+  return members, redis.call('ZSCORE', base .. ':d', members[count]) .. ' ' .. members[count]
 end
 
 local function ready(base)
@@ -660,17 +675,9 @@ local function search_list()
 end
 
 local function search_delayed()
-  local first = 0
-  if cursor ~= '' then
-    local space = string.find(cursor, ' ', 1, true)
-    local rank = redis.call('ZREVRANK', base .. ':d', string.sub(cursor, space + 1))
-    first = rank and rank + 1 or redis.call('ZCOUNT', base .. ':d', '(' .. string.sub(cursor, 1, space - 1), '+inf')
-  end
-  local members, keys = redis.call('ZREVRANGE', base .. ':d', first, first + count - 1), {}
+  local keys, members = {}, nil
+  members, reply[1] = last_due(base, cursor, count)
   for i, member in ipairs(members) do keys[i] = key_of_delayed(member) end
-  if #members == count then
-    reply[1] = redis.call('ZSCORE', base .. ':d', members[count]) .. ' ' .. members[count]
-  end
   local scores = remembered(base, keys)
   for i, key in ipairs(keys) do
     if scores[i] and scores[i] > t and not redis.call('HGET', base .. ':v', key) then
@@ -684,6 +691,43 @@ end
 
 if class == 'd' then search_delayed() else search_list() end
 if #reply > 1 then wake(base) end
+return reply
+
+--[[ script ban: remember something for workers. Its key is <prefix>bans.
+ARGV: for how long, what, how many are remembered at most. ]]
+local t = now()
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', t)
+redis.call('ZADD', KEYS[1], 'GT', t + ARGV[1], ARGV[2])
+redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[3] - 1)
+return 1
+
+--[[ script bans: what is remembered so. Its key is <prefix>bans. ]]
+return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now(), '+inf')
+
+--[[ script find: messages that contain some bytes, among some that wait, or among all that is held.
+ARGV: class of a ready list, "d", or "h" for what is held; where the last step ended or '', how many messages at most, the
+bytes. Returns {where this step ended or '' where nothing is left, message, ...}. See `search` for what is not missed. ]]
+local base, class, cursor, count = KEYS[1], ARGV[1], ARGV[2], tonumber(ARGV[3])
+local reply = {''}
+
+local function look(message)
+  if string.find(message, ARGV[4], 1, true) then reply[#reply + 1] = message end
+end
+
+if class == 'h' then
+  for _, owner in ipairs(redis.call('ZRANGE', base .. ':o', 0, -1)) do
+    for _, entry in ipairs(redis.call('HVALS', base .. ':h:' .. owner)) do look(string.sub(entry, 2)) end
+  end
+elseif class == 'd' then
+  local members
+  members, reply[1] = last_due(base, cursor, count)
+  for _, member in ipairs(members) do look(string.sub(member, string.find(member, ':', 2, true) + 1)) end
+else
+  local behind = tonumber(cursor) or 0
+  local messages = redis.call('LRANGE', base .. ':' .. class, -behind - count, -behind - 1)
+  for i = #messages, 1, -1 do look(messages[i]) end
+  if #messages == count then reply[1] = tostring(behind + count) end
+end
 return reply
 
 --[[ script judged: which of these keys have the verdict `revoked`, found by somebody else or at their take.

@@ -8,7 +8,7 @@ server's own clock decides about leases and due times.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,13 +16,14 @@ import msgspec
 from celeriac import clock, message
 from celeriac.brokers import redis_revoking
 from celeriac.brokers.contract import (
+    MOST_BANS,
     Casualty,
     DeadLetter,
     Outgoing,
-    Pruned,
     QueueStats,
     Revocation,
 )
+from celeriac.brokers.pruning import Pruned
 from celeriac.brokers.redis_consumer import RedisConsumer
 from celeriac.brokers.redis_keys import SCRIPTS, Keyspace, delay_text
 from celeriac.brokers.redis_listener import RedisListener
@@ -142,6 +143,17 @@ class RedisBroker:
 
     def revoked(self, queue: str) -> list[Revocation]:
         return redis_revoking.revoked(self._run, queue)
+
+    def ban(self, ban: bytes, keep: float) -> None:
+        with broker_errors(self.place), self._pool.connection(self._address.timeout) as connection:
+            connection.script(SCRIPTS["ban"], self._keys.bans, int(keep * 1000), ban, MOST_BANS)
+
+    def bans(self) -> list[bytes]:
+        with broker_errors(self.place), self._pool.connection(self._address.timeout) as connection:
+            return list(connection.script(SCRIPTS["bans"], self._keys.bans))
+
+    def find(self, queue: str, part: bytes) -> Iterator[bytes]:
+        return redis_revoking.find(self._run, queue, part)
 
     def notify(self, name: str, data: bytes) -> int:
         return int(self._call("PUBLISH", f"{self._keys.prefix}control:{name}", data))

@@ -311,6 +311,10 @@ class RedisConsumer:
             lost += [delivery for delivery in group if delivery.fence in refused]
         return lost
 
+    def bans(self) -> list[bytes]:
+        with self._conversation() as connection:
+            return list(connection.script(SCRIPTS["bans"], self._keys.bans))
+
     def wake(self) -> None:
         if not self._closed:
             self._told = True

@@ -22,6 +22,7 @@ class Keyspace:
         self.results = address.prefix.encode() + b"r:"
         self.joins = address.prefix.encode() + b"j:"
         self.queues = address.prefix + "queues"
+        self.bans = address.prefix + "bans"
         self._listed: frozenset[str] = frozenset()
 
     def base(self, queue: str) -> str:

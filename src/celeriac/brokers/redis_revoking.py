@@ -5,7 +5,7 @@ What is taken after the first step is looked up by the take itself, so that noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from celeriac import clock
@@ -15,6 +15,8 @@ from celeriac.brokers.contract import REMEMBERED, Revocation
 _PART: Final = 1000
 #: Messages that one step looks at.
 _STEP: Final = 1000
+#: Where messages wait: the ready lists by class, and the delayed ones.
+_WAITING: Final = tuple(letter.encode() for letter in "s9876543210d")
 #: What stands for a revocation that ends no run.
 _MILD: Final = b"-"
 
@@ -49,6 +51,19 @@ def revoked(run: _Run, queue: str) -> list[Revocation]:
         Revocation(words[i], words[i + 1] != _MILD, words[i + 1].decode().removeprefix("-"))
         for i in range(0, len(words), 2)
     ]
+
+
+def find(run: _Run, queue: str, part: bytes) -> Iterator[bytes]:
+    """The messages that contain these bytes: those that wait, then those that are held."""
+    for place in (*_WAITING, b"h"):
+        cursor = b""
+        while True:
+            began = clock.monotonic()
+            cursor, *found = run("find", queue, place, cursor, _STEP, part)
+            yield from found
+            if not cursor:
+                break
+            clock.sleep(clock.monotonic() - began)
 
 
 def _search(run: _Run, queue: str, places: Sequence[bytes], missing: set[bytes]) -> None:

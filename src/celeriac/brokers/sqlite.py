@@ -7,7 +7,7 @@ committed, which costs microseconds, and looks into the queue only then.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, assert_never
 
 from celeriac import clock
@@ -21,7 +21,6 @@ from celeriac.brokers.contract import (
     DeadLetter,
     Delivery,
     Outgoing,
-    Pruned,
     PutBack,
     QueueStats,
     Record,
@@ -29,8 +28,8 @@ from celeriac.brokers.contract import (
     Replace,
     Revocation,
     Settlement,
-    prunable,
 )
+from celeriac.brokers.pruning import Pruned, prunable
 from celeriac.brokers.sqlite_ledger import PATIENCE, QUERIES, Held, Ledger, casualties_of, write
 from celeriac.brokers.sqlite_listener import SQLiteListener
 from celeriac.drivers.sqlite import SQLiteFile, translated
@@ -114,6 +113,15 @@ class SQLiteBroker:
     def revoked(self, queue: str) -> list[Revocation]:
         rows = self._rows("revoked", queue, clock.now())
         return [Revocation(key, bool(terminate), signal) for key, terminate, signal in rows]
+
+    def ban(self, ban: bytes, keep: float) -> None:
+        sqlite_revoking.ban(self._file, ban, keep)
+
+    def bans(self) -> list[bytes]:
+        return sqlite_revoking.bans(self._file)
+
+    def find(self, queue: str, part: bytes) -> Iterator[bytes]:
+        return sqlite_revoking.find(self._file, queue, part)
 
     def notify(self, name: str, data: bytes) -> int:
         sqlite_listener.notify(self._file, name, data)
@@ -301,6 +309,9 @@ class SQLiteConsumer:
             return [one for one, count in zip(deliveries, counts, strict=True) if not count]
 
         return write(self._file, work) if deliveries else []
+
+    def bans(self) -> list[bytes]:
+        return sqlite_revoking.bans(self._file)
 
     def wake(self) -> None:
         self._is_woken = True

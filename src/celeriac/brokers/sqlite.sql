@@ -155,6 +155,21 @@ WHERE queue = ? AND (urgency, position) < (?, ?) ORDER BY urgency DESC, position
 SELECT due_at, position, substr(data, 2, 16), verdict FROM delayed
 WHERE queue = ? AND (due_at, position) < (?, ?) ORDER BY due_at DESC, position DESC LIMIT ?;
 
+-- name: find_ready
+-- part, queue, urgency, position, limit -> urgency, position, the message or null where it lacks the part, of those before,
+-- as some_ready.
+SELECT urgency, position, CASE WHEN instr(data, ?) THEN data END FROM ready
+WHERE queue = ? AND (urgency, position) < (?, ?) ORDER BY urgency DESC, position DESC LIMIT ?;
+
+-- name: find_delayed
+-- part, queue, due_at, position, limit -> due_at, position, the message or null, as find_ready.
+SELECT due_at, position, CASE WHEN instr(data, ?) THEN data END FROM delayed
+WHERE queue = ? AND (due_at, position) < (?, ?) ORDER BY due_at DESC, position DESC LIMIT ?;
+
+-- name: find_held
+-- queue, part -> the messages in anybody's holding that have the part.
+SELECT data FROM running WHERE queue = ? AND instr(data, ?);
+
 -- name: take_out_ready
 -- queue, urgency, position -> position, data, history, verdict; no row where it has gone elsewhere.
 DELETE FROM ready WHERE queue = ? AND urgency = ? AND position = ? RETURNING position, data, history, verdict;
@@ -166,6 +181,18 @@ DELETE FROM delayed WHERE queue = ? AND due_at = ? AND position = ? RETURNING po
 -- name: revoked
 -- queue, now -> key, terminate, signal of what is remembered, the oldest first.
 SELECT key, terminate, signal FROM revoked WHERE queue = ? AND until > ? ORDER BY until, serial;
+
+-- name: ban
+-- data, until
+INSERT INTO bans (data, until) VALUES (?, ?) ON CONFLICT (data) DO UPDATE SET until = max(until, excluded.until);
+
+-- name: shorten_bans
+-- now, how many are to be remembered: deletes what is over, and those above.
+DELETE FROM bans WHERE until <= ? OR data NOT IN (SELECT data FROM bans ORDER BY until DESC LIMIT ?);
+
+-- name: bans
+-- now -> data, the soonest to be forgotten first.
+SELECT data FROM bans WHERE until > ? ORDER BY until;
 
 -- ------------------------------------------------------------------------------------------------- Notices
 

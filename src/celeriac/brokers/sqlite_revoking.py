@@ -6,11 +6,12 @@ The tables have no index by key, which would cost every message on its way in an
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, Final
 
-from celeriac.brokers.contract import REMEMBERED, REVOKED, Revocation
+from celeriac import clock
+from celeriac.brokers.contract import MOST_BANS, REMEMBERED, REVOKED, Revocation
 from celeriac.brokers.sqlite_ledger import PATIENCE, QUERIES, Ledger, write
 from celeriac.drivers.sqlite import SQLiteFile, translated
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable
@@ -36,6 +37,33 @@ def revoke(file: SQLiteFile, queue: str, revocations: Sequence[Revocation], keep
     return [key for key in keys if key in found]
 
 
+def ban(file: SQLiteFile, ban: bytes, keep: float) -> None:
+    """Remember what workers read."""
+
+    def work(ledger: Ledger) -> None:
+        ledger.run("ban", ban, ledger.now + keep)
+        ledger.run("shorten_bans", ledger.now, MOST_BANS)
+
+    write(file, work)
+
+
+def bans(file: SQLiteFile) -> list[bytes]:
+    """What is remembered so."""
+
+    return [data for (data,) in _rows(file, "bans", (clock.now(),))]
+
+
+def find(file: SQLiteFile, queue: str, part: bytes) -> Iterator[bytes]:
+    """The messages that contain these bytes: those that wait, then those that are held."""
+    for query in ("find_ready", "find_delayed"):
+        before: tuple[Any, Any] | None = (float("inf"), 0)
+        while before is not None:
+            rows = _rows(file, query, (part, queue, *before, _READ))
+            yield from (data for _, _, data in rows if data is not None)
+            before = rows[-1][:2] if len(rows) == _READ else None
+    yield from (data for (data,) in _rows(file, "find_held", (queue, part)))
+
+
 def _remember(ledger: Ledger, queue: str, revocations: Sequence[Revocation], keep: float) -> set[bytes]:
     """Returns the keys of all that is in a holding at this moment."""
     until = ledger.now + keep
@@ -49,7 +77,7 @@ def _search(file: SQLiteFile, queue: str, table: str, wanted: set[bytes]) -> set
     found: set[bytes] = set()
     before: tuple[Any, Any] = (float("inf"), 0)
     while len(found) < len(wanted):
-        rows = _some(file, table, (queue, *before, _READ))
+        rows = _rows(file, f"some_{table}", (queue, *before, _READ))
         hits = [row for row in rows if row[2] in wanted and (row[3] is None or row[3].startswith(REVOKED))]
         for start in range(0, len(hits), _WRITTEN):
             part = hits[start : start + _WRITTEN]
@@ -60,9 +88,9 @@ def _search(file: SQLiteFile, queue: str, table: str, wanted: set[bytes]) -> set
     return found
 
 
-def _some(file: SQLiteFile, table: str, values: tuple[Any, ...]) -> list[Any]:
+def _rows(file: SQLiteFile, query: str, values: tuple[Any, ...]) -> list[Any]:
     def work(connection: sqlite3.Connection) -> list[Any]:
-        return connection.execute(QUERIES[f"some_{table}"], values).fetchall()
+        return connection.execute(QUERIES[query], values).fetchall()
 
     with translated(file, BrokerUnavailable, BrokerRefused):
         return file.read(work, PATIENCE)

@@ -25,7 +25,6 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "pool_restart": "send the worker SIGHUP",
     "pool_shrink": "send the worker SIGTERM, and start it with another -c",
     "rate_limit": "rate limits are not enforced in this version",
-    "revoke_by_stamped_headers": "collect the ids of what you send, and revoke these",
     "shutdown": "send the worker SIGTERM",
     "time_limit": "set it on the task, or with apply_async(time_limit=...)",
 }
@@ -89,6 +88,26 @@ class Control:
     ) -> list[dict[str, Any]] | None:
         """`revoke` with `terminate`."""
         return self.revoke(task_id, destination, True, signal, **options)
+
+    def revoke_by_stamped_headers(
+        self,
+        headers: Mapping[str, Any],
+        destination: str | Sequence[str] | None = None,
+        terminate: bool = False,
+        signal: str | int | None = "SIGTERM",
+        **options: Any,
+    ) -> list[dict[str, Any]] | None:
+        """Revoke the tasks that bear one of these stamps: `{"batch": "2024-05"}`, or with a list of values.
+
+        What waits, is delayed or runs is revoked as by `revoke`; this looks through what waits, at a cost that grows
+        with it. What comes later with such a stamp, as the next steps of a chain, ends as REVOKED when a worker takes
+        it, for `worker_revoke_expires` seconds. Values are compared as texts.
+
+        Raises: as `revoke`; ImproperlyConfigured: no stamp is named.
+        """
+        answers = self._say([revoking.ban(self.app, headers)], dict(options))
+        self.revoke(revoking.banned_ids(self.app, headers), destination, terminate, signal, **options)
+        return answers
 
     def ping(
         self,

@@ -5,15 +5,16 @@ In this order, because only the first must hold: with all workers down, and for 
 
 from __future__ import annotations
 
+import contextlib
 import signal as signals
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from celeriac import clock, message, notices, states, stored
+from celeriac import bans, clock, message, notices, states, stored
 from celeriac.backend import lifetime
 from celeriac.brokers.contract import REVOKED, Record, Revocation
-from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError
-from celeriac.notices import Revoke
+from celeriac.exceptions import DecodeError, ImproperlyConfigured, TaskRevokedError
+from celeriac.notices import Banned, Revoke
 from celeriac.stored import Stored
 
 #: The signal that ends a run at once. Every other one is the same: the run is told, and has its grace.
@@ -52,6 +53,35 @@ def revoke(
         for start in range(0, len(elsewhere), notices.MOST_KEYS)
         if (part := elsewhere[start : start + notices.MOST_KEYS])
     ]
+
+
+def ban(app: Any, headers: Mapping[str, Any]) -> Banned:
+    """Have the broker remember that tasks with one of these stamps are revoked, whenever they come.
+
+    Returns what the workers are to be told.
+
+    Raises:
+        ImproperlyConfigured: no stamp is named.
+    """
+    if not headers:
+        raise ImproperlyConfigured("revoke by which stamps? Name one at least, with its value or values")
+    app.broker.ban(bans.encode(bans.of_headers(headers)), app.conf.worker_revoke_expires)
+    return Banned()
+
+
+def banned_ids(app: Any, headers: Mapping[str, Any]) -> list[str]:
+    """The ids of the tasks with one of these stamps that wait, are delayed, or are held or run by a worker now."""
+    banned = bans.of_headers(headers)
+    accept = app.conf.accept_content
+    found: dict[str, None] = {}
+    for queue in queues_of(app):
+        for name in headers:
+            for data in app.broker.find(queue, name.encode()):
+                with contextlib.suppress(DecodeError):
+                    decoded = message.decode(data, accept)
+                    if bans.match(banned, decoded.options.stamps or {}):
+                        found[decoded.id] = None
+    return list(found)
 
 
 def queues_of(app: Any) -> list[str]:

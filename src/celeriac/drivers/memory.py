@@ -128,6 +128,8 @@ class Space:
         #: In the order of their serials: a record that is put again moves to the end.
         self.records: dict[bytes, StoredRecord] = {}
         self.joins: dict[bytes, OpenJoin] = {}
+        #: What is revoked without being known by its key: until when.
+        self.bans: dict[bytes, float] = {}
         self._process = os.getpid()
         self._last_position = 0
         self._last_serial = 0

@@ -105,7 +105,8 @@ CREATE TABLE IF NOT EXISTS arrivals (
     data BLOB NOT NULL,
     PRIMARY KEY (key, place)
 ) WITHOUT ROWID;
--- Version 3: what is revoked and was not found waiting, and what is told to those who listen.
+-- Version 3: what is revoked and was not found waiting, what is revoked without being known by its key, and what is told to
+-- those who listen.
 CREATE TABLE IF NOT EXISTS revoked (
     serial INTEGER PRIMARY KEY,
     queue TEXT NOT NULL,
@@ -116,6 +117,7 @@ CREATE TABLE IF NOT EXISTS revoked (
     UNIQUE (queue, key)
 );
 CREATE INDEX IF NOT EXISTS revoked_in_order ON revoked (queue, until);
+CREATE TABLE IF NOT EXISTS bans (data BLOB PRIMARY KEY, until REAL NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notices (
     serial INTEGER PRIMARY KEY AUTOINCREMENT,
     name TEXT NOT NULL,

@@ -24,7 +24,7 @@ from typing import Self
 from celeriac import brokers, clock, wire
 from celeriac.events import WorkerStarting, WorkerStopped, WorkerStopping, emit
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.notices import Ask, Revoke
+from celeriac.notices import Ask, Banned, Revoke
 from celeriac.supervisor import banner, condition
 from celeriac.supervisor.crew import Crew
 from celeriac.supervisor.health import HealthServer
@@ -200,6 +200,10 @@ class Supervisor:
                     self._crew.revoke(heard)
                     if heard.reply:
                         listener.answer(heard.reply, {"ok": f"{len(heard.keys)} tasks flagged as revoked"})
+                case Banned():
+                    self._crew.give_back()
+                    if heard.reply:
+                        listener.answer(heard.reply, {"ok": "headers flagged as revoked"})
                 case Ask():
                     listener.answer(heard.reply, condition.status(self._condition()))
                 case Missed():

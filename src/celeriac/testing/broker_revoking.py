@@ -9,6 +9,7 @@ import pytest
 
 from celeriac import clock
 from celeriac.brokers.contract import (
+    MOST_BANS,
     REMEMBERED,
     REVOKED,
     Ack,
@@ -339,6 +340,41 @@ class Revoking:
         stand.send("a")
         assert stand.broker.revoke(stand.queue, [], KEEP) == []
         assert stand.drained() == ["a"]
+
+    # -- what is not known by its key ---------------------------------------------------------------------------
+
+    def test_bans_are_remembered_by_the_broker_and_told_to_consumers(self, stand: Stand) -> None:
+        assert stand.broker.bans() == []
+        stand.broker.ban(b"later", 60.0)
+        stand.broker.ban(b"sooner", 30.0)
+        consumer = stand.consumer(broker=stand.other)
+        assert stand.other.bans() == consumer.bans() == [b"sooner", b"later"]
+        stand.broker.ban(b"sooner", 90.0)
+        stand.broker.ban(b"sooner", 10.0)
+        assert consumer.bans() == [b"later", b"sooner"]
+
+    def test_a_ban_is_over_when_its_time_is(self, stand: Stand) -> None:
+        stand.broker.ban(b"short", 0.05)
+        stand.broker.ban(b"long", 60.0)
+        until(lambda: stand.broker.bans() == [b"long"], "the end of a ban")
+
+    def test_of_too_many_bans_the_soonest_to_be_forgotten_go_first(self, stand: Stand) -> None:
+        for number in range(MOST_BANS + 2):
+            stand.broker.ban(b"%d" % number, 100.0 + number)
+        bans = stand.broker.bans()
+        assert (len(bans), bans[0], bans[-1]) == (MOST_BANS, b"2", b"%d" % (MOST_BANS + 1))
+
+    def test_messages_are_found_by_a_part_of_them_wherever_they_are(self, stand: Stand) -> None:
+        stand.send(*(f"red-{n}" if n % 100 == 0 else f"blue-{n}" for n in range(2500)))
+        stand.send("red-urgent", priority=7)
+        stand.send("red-late", "blue-late", due_in=60.0)
+        stand.send(*(f"late-{n}" for n in range(1200)), due_in=90.0)
+        consumer = stand.consumer()
+        held = consumer.take(2, 0.0)
+        assert "red-urgent" in [name_of(one.data) for one in held]
+        found = [name_of(data) for data in stand.other.find(stand.queue, b"red-")]
+        assert sorted(found) == sorted(["red-urgent", "red-late", *(f"red-{n}" for n in range(0, 2500, 100))])
+        assert list(stand.other.find(stand.queue, b"green")) == []
 
     # -- while others work ------------------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ from celeriac.brokers.contract import (
     Bury,
     DeadLetter,
     Outgoing,
-    Pruned,
     QueueStats,
     Release,
     Replace,
     Settlement,
 )
+from celeriac.brokers.pruning import Pruned
 from celeriac.testing.stand import SOON, Stand, casualty_of, message, name_of, names, pause, settle
 
 

@@ -102,6 +102,8 @@ class TaskConsumer:
         self._courtesies: deque[float] = deque()
         #: What went back last, and to which queue. The steward's own, but for the end.
         self._given_back: deque[tuple[bytes, str]] = deque(maxlen=_GIVEN_BACK)
+        #: Whether the broker may know of bans that we do not. Set by the steward, too.
+        self._is_behind = True
         bench.has_waiting = self._has_waiting if self._awaiting else self.waiting.__len__  # type: ignore[assignment]
 
     def run(self) -> None:
@@ -149,6 +151,12 @@ class TaskConsumer:
                 self._bench.settler.add(release)
             self._bench.settler.flush()
 
+    def fall_behind(self) -> None:
+        """Something was revoked that the broker knows more of: it is to be asked before anything else is begun here."""
+        self._is_behind = True
+        self.give_back()
+        self._consumer.wake()
+
     def end_revoked(self) -> None:
         """What waits here and is revoked ends now, however long the main thread is busy."""
         for delivery in list(self.waiting):
@@ -194,6 +202,7 @@ class TaskConsumer:
         while not (self.stopping.is_set() or self._retiring):
             self._board.come_round(clock.monotonic())
             try:
+                self._read_bans()
                 # Behind a failure it only looks: that the broker is back is to be known at once.
                 deliveries = self._consumer.take(limit, 0.0 if attempt else self._stand_back())
             except LeaseLost:
@@ -219,6 +228,16 @@ class TaskConsumer:
             if deliveries:
                 return deliveries
         return []
+
+    def _read_bans(self) -> None:
+        """Before the first take, and where something was revoked by its stamps."""
+        if self._is_behind:
+            self._is_behind = False
+            try:
+                self._bench.revoked.obey(self._consumer.bans())
+            except BaseException:
+                self._is_behind = True
+                raise
 
     def _stand_back(self) -> float:
         """Let others look first where it is time for that; how long the next `take` may wait."""
@@ -282,6 +301,8 @@ class TaskConsumer:
             return None
         verdict = delivery.verdict
         if verdict is None and self._bench.revoked and self._bench.revoked.take(delivery.key):
+            verdict = REVOKED
+        if verdict is None and self._bench.revoked.is_banned(decoded.options.stamps):
             verdict = REVOKED
         if verdict is not None and verdict.startswith(REVOKED):
             endings.end_revoked(verdict, delivery, decoded, self._bench)

@@ -6,10 +6,10 @@ be handed, is caught here. Bounded: the newest are remembered, each for a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
-from celeriac import clock
+from celeriac import bans, clock
 
 #: So many keys are remembered, about 1.5 MB.
 MOST: Final = 10_000
@@ -20,6 +20,7 @@ class RevokedHere:
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}
+        self._banned: Mapping[str, frozenset[str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._until)
@@ -32,6 +33,14 @@ class RevokedHere:
             self._until[key] = until
         while len(self._until) > MOST:
             self._until.pop(next(iter(self._until)), None)
+
+    def obey(self, known: Iterable[bytes]) -> None:
+        """From now on these bans hold, and no others."""
+        self._banned = bans.merged(known)
+
+    def is_banned(self, stamps: Mapping[str, Any] | None) -> bool:
+        """Whether a task with these stamps is revoked."""
+        return bool(stamps and self._banned) and bans.match(self._banned, stamps or {})
 
     def __contains__(self, key: bytes) -> bool:
         until = self._until.get(key)

@@ -88,7 +88,7 @@ class Steward(threading.Thread):
                 case Revoke():
                     self._revoke(word)
                 case GiveBack():
-                    self._consumer.give_back()
+                    self._consumer.fall_behind()
                 case _:
                     pass
         if self._channel.at_end:
