@@ -414,7 +414,9 @@ class TestTrouble:
         with pytest.raises(BrokerRefused, match="directory is missing"):
             send(connect(f"sqlite:///{tmp_path}/no/such/queue.sqlite"), "a")
 
-    def test_a_deleted_file_is_made_anew(self, broker: SQLiteBroker, path: Path) -> None:
+    def test_a_deleted_file_is_made_anew_and_that_is_told_once(
+        self, broker: SQLiteBroker, path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
         send(broker, "old")
         consumer = consume(broker)
         assert names(consumer.take(1, 0)) == ["old"]
@@ -424,6 +426,8 @@ class TestTrouble:
         with closing(sqlite3.connect(path)) as connection:
             assert connection.execute("SELECT count(*) FROM ready").fetchone() == (1,)
         assert drained(broker) == ["new"]
+        (told,) = [record.getMessage() for record in caplog.records]
+        assert f"{str(path)!r} was deleted or replaced" in told
 
     @pytest.mark.parametrize(
         ("bad", "text"),

@@ -7,6 +7,7 @@ and `broker_connection_lost_timeout` are seconds here.
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 from harness import WAIT, Probe, Worker, wait_until
 
+from celeriac import states
 from celeriac.async_result import AsyncResult
 from tests.guarantees import outages
 from tests.guarantees.ground import SLACK, Ground
@@ -160,5 +162,46 @@ def test_p10_a_child_whose_main_thread_is_stuck_between_tasks_is_replaced(tmp_pa
             assert ground.call("add", 1, queue=pool).get(timeout=WAIT) == 2
             probe.wait("/live", 200, "live")
         assert [worker.stop() for worker in workers] == [0, 0]
+    finally:
+        ground.close()
+
+
+def limit_files(worker: Worker, size: int) -> None:
+    """Let no process of the worker make a file longer than so many bytes."""
+    for pid in worker.tree():
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_p10_on_an_sqlite_file_whose_disk_is_full_ends_wait_and_nothing_runs_twice(tmp_path: Path):
+    ground = Ground(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite")
+    try:
+        worker = ground.worker("-c", "1")
+        running, waiting = ground.send("holds", "gate"), ground.send("add", 1)
+        ground.wait_note(running, "start")
+        # Its log and what its tasks note stay below this; what belongs to the database is longer already.
+        limit_files(worker, 20_000)
+        ground.open("gate")
+        ground.wait_note(running, "end")
+        worker.wait_log("full")
+        assert running.state == states.PENDING
+        limit_files(worker, resource.RLIM_INFINITY)
+        running.get(timeout=WAIT)
+        waiting.get(timeout=WAIT)
+        assert ground.runs(running) == 1
+        assert worker.stop() == 0
+    finally:
+        ground.close()
+
+
+def test_p10_a_worker_whose_sqlite_file_is_deleted_says_so_and_goes_on_with_the_new_one(tmp_path: Path):
+    ground = Ground(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite")
+    try:
+        worker = ground.worker("-c", "1")
+        assert ground.send("add", 1).get(timeout=WAIT) == 1 + 1
+        for file in tmp_path.glob("queue.sqlite*"):
+            file.unlink()
+        assert ground.send("add", 2).get(timeout=WAIT) == 2 + 1
+        worker.wait_log("was deleted or replaced while it was in use")
+        assert worker.stop() == 0
     finally:
         ground.close()

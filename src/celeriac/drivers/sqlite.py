@@ -10,6 +10,7 @@ to hold what it does not. So the parent closes before each fork, and both sides 
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
@@ -60,6 +61,9 @@ _ADVICE: Final[Mapping[int, str]] = {
     sqlite3.SQLITE_NOTADB: "it is not an SQLite database: name another file, or move this one away",
     sqlite3.SQLITE_CORRUPT: "it is damaged: stop all workers, save a copy, and run  sqlite3 FILE .recover",
 }
+
+
+_log: Final = logging.getLogger("celeriac.sqlite")
 
 
 class FileUnusable(Exception):
@@ -246,8 +250,14 @@ class SQLiteFile:
             raise _busy()
         try:
             if self._connection is not None and self._inode != _inode_of(self.path):
-                # The file was deleted or replaced: what is stored in the old one would be seen by nobody.
+                # What would be stored in the old one would be seen by nobody.
                 self._disconnect()
+                _log.error(
+                    "SQLite file %r was deleted or replaced while it was in use: the messages and results in it are "
+                    "gone with it, and from now on the file that is there is used, or a new one. To restore it, stop "
+                    "all workers and senders first",
+                    self.path,
+                )
             if self._connection is None:
                 self._connect(deadline)
             elif self._process != os.getpid():
