@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast, overload
 
 from celeriac import clock, context, message, plugins, states
 from celeriac.context import Results
 from celeriac.exceptions import ChordError, ResultNotStored, TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
-from celeriac.waiting import UNKNOWN, Listener, Wait, WaitOptions, arrivals, call_back, raise_failure, read
+from celeriac.waiting import UNKNOWN, Origin, Own, Wait, WaitOptions, arrivals, call_back, raise_failure, read
 
 if TYPE_CHECKING:
     # A type variable with a default is Python 3.13's; type checkers know it from here under any version.
@@ -37,9 +37,12 @@ class ResultBase:
 
 
 class AsyncResult(ResultBase, Generic[R]):
-    """The result of one call, by its task id. For type checkers it knows what the task returns."""
+    """The result of one call, by its task id. For type checkers it knows what the task returns.
 
-    __slots__ = ("__weakref__", "_app", "_store", "_told", "final", "id", "ignored", "parent", "task_name")
+    Programs hold a million of them: one that waits is an id of 128 bits and a reference, 96 bytes in all.
+    """
+
+    __slots__ = ("_id", "_origin")
 
     TimeoutError = TimeoutError
 
@@ -54,38 +57,81 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> None:
         if id is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise ValueError("a result needs the id of a task, not None")
-        self.id = id
-        self._store = backend
-        self._app = app
-        self.task_name = task_name
-        self.parent = parent
-        #: Whether the return value is dropped; None where only the id is known.
-        self.ignored = ignored
-        #: The last record, once it is final.
-        self.final: Stored | None = None
-        #: Who is told of the end: see `then`.
-        self._told: list[Listener] | None = None
+        self._id: int | str = id
+        self._origin = Origin(app, backend, task_name, ignored)
+        if parent is not None:
+            self.parent = parent
+
+    @classmethod
+    def sent(cls, key: bytes, origin: Origin) -> AsyncResult[R]:
+        """The result of a call that has been sent with that key."""
+        result = cls.__new__(cls)
+        result._id = int.from_bytes(key, "big")
+        result._origin = origin
+        return result
+
+    def _own(self) -> Own:
+        own = self._origin
+        if not isinstance(own, Own):
+            own = self._origin = Own(own)
+        return own
 
     @property
-    def task_id(self) -> str:
-        """The id, by Celery's other name."""
-        return self.id
+    def id(self) -> str:
+        """The task's id."""
+        return self._id if isinstance(self._id, str) else message.id_of(self.key)
 
-    @property
-    def app(self) -> Results:
-        """The application: the given one, else the current one."""
-        app: Results = self._app if self._app is not None else context.current_app()
-        return app
-
-    @property
-    def backend(self) -> ResultStore:
-        """The result store."""
-        return self._store if self._store is not None else self.app.backend
+    task_id = id
 
     @property
     def key(self) -> bytes:
         """The id as the store knows it."""
-        return message.key_of(self.id)
+        own = self._id
+        return own.to_bytes(16, "big") if isinstance(own, int) else message.key_of(own)
+
+    @property
+    def app(self) -> Results:
+        """The application: the given one, else the current one."""
+        app = self._origin.app
+        return app if app is not None else cast("Results", context.current_app())
+
+    @property
+    def backend(self) -> ResultStore:
+        """The result store."""
+        return self._origin.store if self._origin.store is not None else self.app.backend
+
+    @property
+    def task_name(self) -> str | None:
+        """The task's name, where it is known without asking the store."""
+        return self._origin.task_name
+
+    @property
+    def ignored(self) -> bool | None:
+        """Whether the return value is dropped; None where only the id is known."""
+        return self._origin.ignored
+
+    @property
+    def parent(self) -> Any:
+        """The result before it, in a chain."""
+        return self._origin.parent
+
+    @parent.setter
+    def parent(self, parent: Any) -> None:
+        self._own().parent = parent
+
+    @property
+    def final(self) -> Stored | None:
+        """The last record, once it is known and final."""
+        return self._origin.final
+
+    @final.setter
+    def final(self, final: Stored | None) -> None:
+        self._own().final = final
+
+    @property
+    def is_listened_to(self) -> bool:
+        """Whether somebody has asked to be told of the end, with `then`."""
+        return bool(self._origin.told)
 
     @overload
     def get(
@@ -118,14 +164,14 @@ class AsyncResult(ResultBase, Generic[R]):
             self.refuse_if_ignored()
             record = self._wait(timeout, wait.follow_parents and propagate, wait)
         if propagate:
-            self._raise_failure(self._cause(record))
+            self.raise_failure(self._cause(record))
         if wait.callback is not None:
             wait.callback(self.id, record.result)
         return record.result
 
     wait = get
     _may_block: ClassVar[bool] = True
-    _raise_failure = staticmethod(raise_failure)
+    raise_failure = staticmethod(raise_failure)
 
     def _cause(self, record: Stored) -> Stored:
         """Where a chord's body could not run: the failure of the member, if that was kept."""
@@ -134,8 +180,7 @@ class AsyncResult(ResultBase, Generic[R]):
             and self.parent is not None
             and not isinstance(self.parent, AsyncResult)
         ):
-            keys = [leaf.key for leaf in self.parent.leaves()]
-            for data in self.backend.get(keys).values():
+            for data in self.backend.get([leaf.key for leaf in self.parent.leaves()]).values():
                 member = read(self.app, data)
                 if member.state in states.PROPAGATE_STATES:
                     return member
@@ -144,8 +189,8 @@ class AsyncResult(ResultBase, Generic[R]):
     def _wait(self, timeout: float | None, follow_parents: bool, wait: Wait) -> Stored:
         own = self.key
         earlier = [node.key for node in self._parents()] if follow_parents else []
-        for key, record in arrivals(self.app, self.backend, [own, *earlier], timeout, wait):
-            if key == own:
+        for place, record in arrivals(self.app, self.backend, [own, *earlier], timeout, wait):
+            if place == 0:
                 return self.learn(record)
             raise_failure(record)
         raise AssertionError("a store's watch ended early")
@@ -202,8 +247,9 @@ class AsyncResult(ResultBase, Generic[R]):
     def learn(self, final: Stored) -> Stored:
         """Take a final record as known, and tell those who asked with `then`."""
         if self.final is None:
-            self.final = final
-            told, self._told = self._told, None
+            own = self._own()
+            own.final = final
+            told, own.told = own.told, None
             for callback, on_error in told or ():
                 call_back(callback, on_error, self, final)
         return final
@@ -222,12 +268,14 @@ class AsyncResult(ResultBase, Generic[R]):
         if self.final is not None:
             call_back(callback, on_error, self, self.final)
         else:
-            self._told = [*(self._told or ()), (callback, on_error)]
+            own = self._own()
+            own.told = [*(own.told or ()), (callback, on_error)]
         return self
 
     def throw(self, error: BaseException, *args: Any) -> None:
         """Raise an error as if it had come from the run: those who asked with `then(on_error=...)` are told first."""
-        told, self._told = self._told, None
+        own = self._own()
+        told, own.told = own.told, None
         for _, on_error in told or ():
             if on_error is not None:
                 on_error(error)
@@ -314,7 +362,7 @@ class AsyncResult(ResultBase, Generic[R]):
         """The result of now, without waiting; an exception is raised."""
         record = self.record()
         if propagate:
-            self._raise_failure(record)
+            self.raise_failure(record)
         if callback is not None:
             callback(self.id, record.result)
         return record.result
@@ -433,7 +481,7 @@ class EagerResult(AsyncResult[R]):
     _may_block = False
 
     @staticmethod
-    def _raise_failure(record: Stored) -> None:
+    def raise_failure(record: Stored) -> None:
         """The exception is the run's own here, with its own traceback. One that would have been retried raises too."""
         if record.state in states.EXCEPTION_STATES and isinstance(record.result, BaseException):
             raise record.result

@@ -5,18 +5,22 @@ One look at the store, or one watch, serves all members.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator
+from array import array
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Unpack, cast
+from itertools import islice
+from typing import Any, Final, Unpack, cast
 
 from celeriac import context, message, plugins, states, stored
 from celeriac.async_result import AsyncResult, EagerResult, ResultBase
 from celeriac.brokers.contract import Record
+from celeriac.bulk import Members
 from celeriac.context import Results
 from celeriac.exceptions import ResultNotStored, TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
 from celeriac.waiting import (
+    PAGE,
     UNKNOWN,
     Listener,
     Wait,
@@ -24,9 +28,10 @@ from celeriac.waiting import (
     arrivals,
     call_back,
     meta_of,
-    raise_failure,
     read,
 )
+
+_NOT_YET: Final = object()
 
 
 class ResultSet(ResultBase):
@@ -38,7 +43,7 @@ class ResultSet(ResultBase):
     parent: Any = None
 
     def __init__(self, results: Iterable[AsyncResult | GroupResult], app: Results | None = None) -> None:
-        self.results: list[Any] = list(results)
+        self.results: list[Any] | Members = results if isinstance(results, Members) else list(results)
         self._app = app
         self._told: list[Listener] = []
 
@@ -62,34 +67,59 @@ class ResultSet(ResultBase):
         return True
 
     def leaves(self) -> Iterator[AsyncResult]:
-        """The single results, those of nested groups included."""
-        for result in self.results:
+        """The single results, those of nested groups included. Of a large set each is made when it is asked for."""
+        for result in self._all():
             if isinstance(result, ResultSet):
                 yield from result.leaves()
             else:
                 yield result
 
-    def _refresh(self) -> list[AsyncResult]:
-        """All single results, after one look at the store for those that are not final."""
-        leaves = list(self.leaves())
-        waiting = {leaf.key: leaf for leaf in leaves if leaf.final is None}
-        if waiting:
-            for key, data in self.app.backend.get(list(waiting)).items():
-                record = read(self.app, data)
-                if record.state in states.READY_STATES:
-                    waiting[key].learn(record)
-            self._tell()
-        return leaves
+    def _all(self) -> Iterator[Any]:
+        """The results; of a large group each is made for the moment."""
+        results = self.results
+        return results.peeked() if isinstance(results, Members) and len(results) > PAGE else iter(results)
+
+    def _places(self) -> tuple[int, Callable[[int], AsyncResult]]:
+        """How many single results there are, and what gives that at a place."""
+        results = self.results
+        if isinstance(results, Members) and not any(isinstance(one, ResultSet) for one in results.kept()):
+            return len(results), results.__getitem__ if len(results) <= PAGE else results.peek
+        flat = isinstance(results, list) and not any(isinstance(one, ResultSet) for one in results)
+        leaves: list[Any] = cast("list[Any]", results) if flat else list(self.leaves())
+        return len(leaves), leaves.__getitem__
+
+    def _finals(self) -> Iterator[Stored | None]:
+        """Of each run its last record, if it has ended, in order. A page at a time is asked of the store.
+
+        When the last one has been looked at and all have ended, those are called who asked for it with `then`.
+        """
+        leaves = self.leaves()
+        all_ended, worst = True, UNKNOWN
+        while page := list(islice(leaves, PAGE)):
+            unknown = [leaf.key for leaf in page if leaf.final is None]
+            records = self.app.backend.get(unknown) if unknown else {}
+            for leaf in page:
+                final = leaf.final
+                if final is None and (data := records.get(leaf.key)) is not None:
+                    record = read(self.app, data)
+                    if record.state in states.READY_STATES:
+                        final = record
+                        if len(page) < PAGE or leaf.is_listened_to:
+                            leaf.learn(final)
+                all_ended = all_ended and final is not None
+                if worst is UNKNOWN and final is not None and final.state in states.PROPAGATE_STATES:
+                    worst = final
+                yield final
+        if all_ended:
+            told, self._told = self._told, []
+            for callback, on_error in told:
+                call_back(callback, on_error, self, worst)
 
     def _tell(self) -> None:
-        """Call those who asked with `then`, if all runs are known to have ended."""
-        if not self._told or any(leaf.final is None for leaf in self.leaves()):
-            return
-        told, self._told = self._told, []
-        finals = (leaf.final or UNKNOWN for leaf in self.leaves())
-        worst = next((final for final in finals if final.state in states.PROPAGATE_STATES), UNKNOWN)
-        for callback, on_error in told:
-            call_back(callback, on_error, self, worst)
+        """Call those who asked with `then`, if all runs have ended."""
+        if self._told:
+            for _ in self._finals():
+                pass
 
     def then(
         self,
@@ -104,26 +134,28 @@ class ResultSet(ResultBase):
 
     def maybe_throw(self, callback: Callable[[str, Any], Any] | None = None, propagate: bool = True) -> None:
         """Raise the exception of the first run that is known to have failed, without waiting."""
-        for leaf in self._refresh():
-            if leaf.final is not None:
+        for leaf, final in zip(self.leaves(), self._finals(), strict=True):
+            if final is not None:
+                leaf.learn(final)
                 leaf.maybe_throw(propagate, callback)
 
     maybe_reraise = maybe_throw
 
-    def _finals(self) -> list[Stored | None]:
-        return [leaf.final for leaf in self._refresh()]
+    def _states(self) -> Iterator[str]:
+        """Of each run the state in which it has ended, PENDING where it has not."""
+        return (states.PENDING if final is None else final.state for final in self._finals())
 
     def ready(self) -> bool:
         """Whether all runs have ended."""
-        return all(self._finals())
+        return all(state in states.READY_STATES for state in self._states())
 
     def successful(self) -> bool:
         """Whether all runs returned."""
-        return all(final is not None and final.state == states.SUCCESS for final in self._finals())
+        return all(state == states.SUCCESS for state in self._states())
 
     def failed(self) -> bool:
         """Whether any run raised."""
-        return any(final is not None and final.state == states.FAILURE for final in self._finals())
+        return any(state == states.FAILURE for state in self._states())
 
     def waiting(self) -> bool:
         """Whether any run has not ended."""
@@ -131,7 +163,7 @@ class ResultSet(ResultBase):
 
     def completed_count(self) -> int:
         """How many runs have returned."""
-        return sum(final is not None and final.state == states.SUCCESS for final in self._finals())
+        return sum(state == states.SUCCESS for state in self._states())
 
     def get(
         self,
@@ -147,56 +179,72 @@ class ResultSet(ResultBase):
         Raises: as `AsyncResult.get`.
         """
         wait = Wait(interval, options)
-        told = 0
-        for _, record in self._arrivals(timeout, wait):
+        values: list[Any] = [_NOT_YET] * self._places()[0]
+        whole: ResultSet = self
+        while len(whole.results) == 1 and isinstance(only := whole.results[0], ResultSet):
+            whole = only  # a group of one chain that ends in a group is that group
+        telling = iter(()) if wait.callback is None else whole._telling(wait.callback, values)
+        for place, leaf, record in self._arrivals(timeout, wait):
             if propagate:
-                raise_failure(record)
-            if wait.callback is not None:
-                told = self._call_back(wait.callback, told, propagate=propagate)
-        if len(self.results) == 1 and isinstance(self.results[0], ResultSet):
-            # A group of one chain that ends in a group is that group.
-            nested: list[Any] = self.results[0].get(timeout, propagate, interval, **options)
-            return nested
-        if wait.callback is not None:
-            self._call_back(wait.callback, told, propagate=propagate)
-            return []
-        return [result.get(propagate=propagate, disable_sync_subtasks=False) for result in self.results]
-
-    def _call_back(self, callback: Callable[[str, Any], Any], told: int, *, propagate: bool) -> int:
-        """Tell of the results that are there, behind so many that were told of. Returns how many were by now."""
-        while told < len(self.results):
-            result = self.results[told]
-            if any(leaf.final is None for leaf in ResultSet([result]).leaves()):
-                break
-            callback(result.id, result.get(propagate=propagate, disable_sync_subtasks=False))
-            told += 1
-        return told
+                leaf.raise_failure(record)
+            values[place] = record.result
+            next(telling, None)
+        next(telling, None)
+        return [] if wait.callback is not None else whole._nested(iter(values))
 
     join = get
     join_native = get
+
+    def _nested(self, values: Iterator[Any]) -> list[Any]:
+        """The values of all single results as those of this set, in which nested groups are lists."""
+        if len(self.results) == 1 and isinstance(only := self.results[0], ResultSet):
+            return only._nested(values)
+        return [
+            result._nested(values) if isinstance(result, ResultSet) else next(values)
+            for result in self._all()
+        ]
+
+    def _telling(self, callback: Callable[[str, Any], Any], values: list[Any]) -> Iterator[None]:
+        """Tell of each result in order, as soon as its values are there: as far as it goes, each time it is asked."""
+        place = 0
+        for result in self._all():
+            is_set = isinstance(result, ResultSet)
+            begin, end = place, place + (result._places()[0] if is_set else 1)
+            while place < end:
+                if values[place] is _NOT_YET:
+                    yield
+                else:
+                    place += 1
+            callback(result.id, result._nested(iter(values[begin:end])) if is_set else values[begin])
 
     def iter_native(
         self, timeout: float | None = None, interval: float = 0.5, **options: Unpack[WaitOptions]
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Ids and records as they come."""
-        for leaf, record in self._arrivals(timeout, Wait(interval, options)):
+        for _, leaf, record in self._arrivals(timeout, Wait(interval, options)):
             yield leaf.id, meta_of(leaf.id, record)
 
-    def _arrivals(self, timeout: float | None, wait: Wait) -> Iterator[tuple[AsyncResult, Stored]]:
-        """Every single result with its final record, those that are known first."""
-        leaves = list(self.leaves())
-        refuse_ignored(leaves)
-        missing: dict[bytes, AsyncResult] = {}
-        for leaf in leaves:
-            final = leaf.final
-            if final is None:
-                missing[leaf.key] = leaf
+    def _arrivals(self, timeout: float | None, wait: Wait) -> Iterator[tuple[int, AsyncResult, Stored]]:
+        """Every single result with its place and its final record, those that are known first.
+
+        Of very many nothing is kept but their keys: who waits for a million has room for them and for the values.
+        """
+        refuse_ignored(self.leaves())
+        count, leaf_at = self._places()
+        missing = array("I")
+        for place in range(count):
+            leaf = leaf_at(place)
+            if leaf.final is None:
+                missing.append(place)
             else:
-                yield leaf, final
+                yield place, leaf, leaf.final
         if missing:
-            for key, record in arrivals(self.app, self.app.backend, list(missing), timeout, wait):
-                missing[key].learn(record)
-                yield missing[key], record
+            keys = _Keys(missing, leaf_at)
+            for turn, record in arrivals(self.app, self.app.backend, keys, timeout, wait):
+                leaf = leaf_at(missing[turn])
+                if count <= PAGE or leaf.is_listened_to:
+                    leaf.learn(record)
+                yield missing[turn], leaf, record
             self._tell()
 
     def __await__(self) -> Generator[Any, None, list[Any]]:
@@ -215,7 +263,9 @@ class ResultSet(ResultBase):
 
     def ended(self, timeout: float | None, wait: Wait) -> Iterator[AsyncResult]:
         """The single results as their runs end. Raises: TimeoutError, ResultNotStored, ResultStoreUnavailable."""
-        return (leaf for leaf, _ in self._arrivals(timeout, wait))
+        for _, leaf, record in self._arrivals(timeout, wait):
+            leaf.learn(record)
+            yield leaf
 
     def add(self, result: AsyncResult | GroupResult) -> None:
         """Add one, unless it is there."""
@@ -275,10 +325,24 @@ class ResultSet(ResultBase):
         return self.results == other.results if isinstance(other, ResultSet) else NotImplemented
 
     def __hash__(self) -> int:
-        return hash(tuple(self.results))
+        return hash(tuple(self._all()))
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__}: [{', '.join(result.id for result in self.results)}]>"
+        return f"<{type(self).__name__}: [{', '.join(result.id for result in self._all())}]>"
+
+
+class _Keys(Sequence[bytes]):
+    """The keys of the results at some places, each made when it is asked for."""
+
+    def __init__(self, places: Sequence[int], leaf_at: Callable[[int], AsyncResult]) -> None:
+        self._places = places
+        self._leaf_at = leaf_at
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, turn: Any) -> Any:
+        return self._leaf_at(self._places[int(turn)]).key
 
 
 class GroupResult(ResultSet):
@@ -296,14 +360,14 @@ class GroupResult(ResultSet):
         self.parent = parent
 
     @property
-    def children(self) -> list[Any]:
+    def children(self) -> list[Any] | Members:
         """The members' results."""
         return self.results
 
     def as_tuple(self) -> tuple[Any, Any]:
         """The ids as plain data; `result_from_tuple` is the reverse."""
         parent = None if self.parent is None else self.parent.as_tuple()
-        return (self.id, parent), [result.as_tuple() for result in self.results]
+        return (self.id, parent), [result.as_tuple() for result in self._all()]
 
     def as_list(self) -> list[str]:
         """The group's id, then the parents'."""
@@ -343,10 +407,10 @@ class GroupResult(ResultSet):
         return self.id
 
     def __repr__(self) -> str:
-        return f"<GroupResult: {self.id} [{', '.join(result.id for result in self.results)}]>"
+        return f"<GroupResult: {self.id} [{', '.join(result.id for result in self._all())}]>"
 
     def __reduce__(self) -> Any:
-        return type(self), (self.id, self.results, self.parent)
+        return type(self), (self.id, list(self._all()), self.parent)
 
 
 def group_results_of(app: Results) -> Any:

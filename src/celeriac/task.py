@@ -18,9 +18,10 @@ from celeriac.async_result import AsyncResult, EagerResult
 from celeriac.bulk import Pattern
 from celeriac.context import REQUEST, Request
 from celeriac.exceptions import Ignore, MaxRetriesExceededError, OperationalError, Retry
-from celeriac.message import Message, id_of, new_key
+from celeriac.message import Message, new_key
 from celeriac.producer import Call, Producer
 from celeriac.task_hooks import HOOKS, FromSettings, Hooks, Reporting
+from celeriac.waiting import Origin
 from celeriac.workflow.signature import Signature
 
 P = ParamSpec("P")
@@ -31,7 +32,7 @@ class _Road:
     """What every plain call of one task has in common, worked out once for each state of the settings."""
 
     __slots__ = (
-        "conf", "ignored", "is_eager", "is_plain", "options", "priority", "producer", "queue", "version",
+        "conf", "is_eager", "is_plain", "options", "origin", "priority", "producer", "queue", "version",
     )  # fmt: skip
 
     def __init__(self, task: Task[..., Any]) -> None:
@@ -40,7 +41,7 @@ class _Road:
         self.version: int = self.conf.version
         self.producer: Producer = app.producer
         self.is_eager: bool = self.conf.task_always_eager
-        self.ignored: bool = task.ignore_result
+        self.origin = Origin(app, None, task.name, task.ignore_result)
         send_options.check_limits(task.soft_time_limit, task.time_limit, task.name)
         own = task.send_defaults()
         self.options = self.producer.defaults_of(own)
@@ -213,7 +214,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
                 Message(new_key(), self.name, args, kwargs, road.options), road.queue, None, road.priority
             )
             road.producer.send(call)
-            return AsyncResult(id_of(call.message.key), None, self.name, self._app, None, road.ignored)
+            return AsyncResult.sent(call.message.key, road.origin)
         options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)
         return self._apply_with(road, args, kwargs, options)
 
@@ -226,7 +227,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
             return cast("AsyncResult[R]", self.app.run_eagerly(self, call, throw))
         road.producer.send(call, retry, policy)
         ignored = call.message.options.ignore_result
-        ignored = road.ignored if ignored is None else ignored
+        ignored = bool(road.origin.ignored) if ignored is None else ignored
         result = AsyncResult(call.message.id, None, self.name, self.app, None, ignored)
         if add_to_parent:
             context.add_to_trail(result)
@@ -251,7 +252,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
         ):
             return None
         check = self._stub if self.typing else None
-        return Pattern(self.call_for((), {}, options), check, self.app, road.ignored)
+        return Pattern(self.call_for((), {}, options), check, self.app, bool(road.origin.ignored))
 
     def _current_road(self) -> _Road:
         road = self._road

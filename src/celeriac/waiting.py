@@ -16,6 +16,10 @@ from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
 
 _LONGEST_WAIT: Final = 5.0
+#: So many results are watched at once. Of more than that, nothing is remembered here: they are read again when asked.
+PAGE: Final = 5_000
+#: Seconds for which a page is watched where there are others.
+_TURN: Final = 2.0
 _EXTENDED: Final = ("name", "args", "kwargs", "worker", "retries", "queue", "parent_id", "group_id")
 UNKNOWN: Final = Stored(states.PENDING)
 
@@ -66,6 +70,41 @@ def assert_will_not_block() -> None:
 Listener = tuple[Callable[[Any], Any], Callable[[Any], Any] | None]
 
 
+class Origin:
+    """What the results of a task's calls have in common. Many share one, so it is never changed."""
+
+    __slots__ = ("app", "ignored", "store", "task_name")
+
+    #: What a result has of its own, see `Own`.
+    parent: Any = None
+    final: Stored | None = None
+    told: list[Listener] | None = None
+
+    def __init__(
+        self, app: Results | None, store: ResultStore | None, task_name: str | None, ignored: bool | None
+    ) -> None:
+        self.app = app
+        self.store = store
+        self.task_name = task_name
+        self.ignored = ignored
+
+    def is_like(self, other: Origin) -> bool:
+        """Whether one can stand for the other."""
+        return all(getattr(self, name) == getattr(other, name) for name in Origin.__slots__)
+
+
+class Own(Origin):
+    """What one result knows beyond that: its parent, its last record, and who is told of the end."""
+
+    __slots__ = ("final", "parent", "told")
+
+    def __init__(self, origin: Origin) -> None:
+        super().__init__(origin.app, origin.store, origin.task_name, origin.ignored)
+        self.parent = None
+        self.final = None
+        self.told = None
+
+
 class WaitOptions(TypedDict, total=False):
     """What `get` accepts beside `timeout`, `propagate` and `interval`."""
 
@@ -104,32 +143,94 @@ class Wait:
 
 
 def arrivals(app: Results, store: ResultStore, keys: Sequence[bytes], timeout: float | None, wait: Wait
-) -> Iterator[tuple[bytes, Stored]]:  # fmt: skip
-    """The final records of keys as they come.
+) -> Iterator[tuple[int, Stored]]:  # fmt: skip
+    """The final records of keys as they come, each with its key's place.
+
+    Of very many keys it watches a page at a time, so that waiting takes no more memory than a page does. It goes round:
+    what comes meanwhile on another page is seen when that one's turn comes.
 
     Raises:
         TimeoutError: not all of them came within `timeout` seconds.
         ResultStoreUnavailable: the store is away.
     """
-    missing = set(keys)
     ends_at = None if timeout is None else clock.monotonic() + timeout
-    with store.watch(missing) as watch:
-        while missing:
-            left = _LONGEST_WAIT if ends_at is None else max(0.0, ends_at - clock.monotonic())
-            found = watch.next(min(left, wait.interval if wait.on_interval else _LONGEST_WAIT))
+    book = _Book(keys)
+    while page := book.next_page():
+        turn_ends = None if len(page) == book.left else clock.monotonic() + _TURN
+        for key, data in store.get(list(page)).items():
+            record = read(app, data)
+            if record.state in states.READY_STATES:
+                if wait.on_message is not None:
+                    wait.on_message(meta_of(message.id_of(key), record))
+                yield from book.tick(page, key, record)
+        if page:
+            yield from _watched(app, store, book, page, (ends_at, turn_ends), wait)
+
+
+def _watched(
+    app: Results, store: ResultStore, book: _Book, page: dict[bytes, list[int]],
+    until: tuple[float | None, float | None], wait: Wait,
+) -> Iterator[tuple[int, Stored]]:  # fmt: skip
+    """What comes of one page, until all of it has or the page's turn is over."""
+    ends_at, turn_ends = until
+    with store.watch(page) as watch:
+        while page:
+            now = clock.monotonic()
+            left = _LONGEST_WAIT if ends_at is None else max(0.0, ends_at - now)
+            pause = min(left, wait.interval if wait.on_interval else _LONGEST_WAIT)
+            if turn_ends is not None:
+                pause = min(pause, max(0.0, turn_ends - now))
+            found = watch.next(pause)
+            came: list[tuple[bytes, Stored]] = []
             for key, data in found.items():
                 record = read(app, data)
                 if wait.on_message is not None:
                     wait.on_message(meta_of(message.id_of(key), record))
-                if record.state in states.READY_STATES and key in missing:
-                    missing.discard(key)
-                    watch.discard([key])
-                    yield key, record
+                if record.state in states.READY_STATES and key in page:
+                    came.append((key, record))
+            if len(came) < len(page):
+                watch.discard([key for key, _ in came])
+            for key, record in came:
+                yield from book.tick(page, key, record)
             if not found:
                 if wait.on_interval is not None:
                     wait.on_interval()
-                if missing and left == 0:
+                if page and left == 0:
                     raise TimeoutError("The operation timed out.")
+            if turn_ends is not None and clock.monotonic() >= turn_ends:
+                return
+
+
+class _Book:
+    """Which of many keys have not come yet, and whose turn it is. A byte for each."""
+
+    def __init__(self, keys: Sequence[bytes]) -> None:
+        self._keys = keys
+        self._has_come = bytearray(len(keys))
+        self._turn = 0
+        self.left = len(keys)
+
+    def next_page(self) -> dict[bytes, list[int]]:
+        """Keys that have not come, with their places: the next in turn. Empty when all have come."""
+        page: dict[bytes, list[int]] = {}
+        place, size = self._turn, 0
+        while size < min(PAGE, self.left):
+            place = self._has_come.find(0, place)
+            if place < 0:
+                place = 0
+                continue
+            page.setdefault(self._keys[place], []).append(place)
+            size += 1
+            place += 1
+        self._turn = place
+        return page
+
+    def tick(self, page: dict[bytes, list[int]], key: bytes, record: Stored) -> Iterator[tuple[int, Stored]]:
+        """One has come: its places, with the record."""
+        for place in page.pop(key):
+            self._has_come[place] = 1
+            self.left -= 1
+            yield place, record
 
 
 def read(app: Results, data: bytes) -> Stored:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 
 import pytest
 
-from celeriac import brokers, results
+from celeriac import Celeriac, brokers, results
 from celeriac.brokers.contract import Broker
+from celeriac.result import ResultSet
 from celeriac.results.contract import ResultStore
+from celeriac.stored import Stored
 from celeriac.testing import ResultStoreContract, SharedPlaceContract
+from tests.servers import PrivateRedis, RedisClient
 
 
 class Redis:
@@ -32,3 +36,28 @@ class TestRedisResults(Redis, ResultStoreContract):
 
 class TestRedisForBoth(Redis, SharedPlaceContract):
     pass
+
+
+def test_who_waits_needs_one_connection_and_leaves_no_subscription(private_redis: PrivateRedis) -> None:
+    answers = Celeriac("proj", broker=private_redis.url, set_as_current=False)
+    with Celeriac("proj", broker=private_redis.url) as app, private_redis.client() as client, answers:
+        waited = ResultSet([app.AsyncResult(str(number)) for number in range(20)])
+        waited[0].ready()
+        answers.backend.get([b"x"])
+        before, seen = connections(client), list[int]()
+
+        def answer() -> None:
+            seen.append(connections(client))
+            for result in waited:
+                answers.backend.store_record(result.id, Stored("SUCCESS", 1, 1.5))
+
+        soon = threading.Timer(0.1, answer)
+        soon.start()
+        assert waited.get(timeout=30) == [1] * 20
+        soon.join()
+        assert seen == [before]
+        assert client.call("PUBSUB", "CHANNELS") == []
+
+
+def connections(client: RedisClient) -> int:
+    return len(str(client.call("CLIENT", "LIST")).splitlines())

@@ -122,6 +122,17 @@ class Pool(Generic[C]):
         if connection.pid == self._pid:
             self._gone()
 
+    def take_idle(self) -> C | None:
+        """An idle connection, which from now on is the caller's alone and counts no more; None where there is none."""
+        if self._pid != os.getpid():
+            self._start_over()
+        self.drop_closed()
+        with self._lock:
+            if not self._idle or self._line:
+                return None
+            self._open -= 1
+            return self._idle.pop()[0]
+
     def drop_closed(self) -> None:
         """Forget idle connections that the other side has closed: after its restart the first call must not fail."""
         with self._lock:

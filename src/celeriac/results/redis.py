@@ -59,7 +59,7 @@ class RedisResults:
         return found
 
     def watch(self, keys: Iterable[bytes]) -> RedisWatch:
-        return RedisWatch(self._address, self._prefix, keys)
+        return RedisWatch(self._address, self._pool, self._prefix, keys)
 
     def forget(self, keys: Sequence[bytes]) -> int:
         parts = (keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH))
@@ -141,10 +141,14 @@ def _due(reply: Any) -> list[Outgoing]:
 
 
 class RedisWatch:
-    """See `celeriac.results.contract.Watch`. Owned by one thread. After a lost connection it reads everything anew."""
+    """See `celeriac.results.contract.Watch`. Owned by one thread. After a lost connection it reads everything anew.
 
-    def __init__(self, address: Address, prefix: bytes, keys: Iterable[bytes]) -> None:
+    Its connection is one that the pool has no use for: who looks first and watches then has one in all.
+    """
+
+    def __init__(self, address: Address, pool: Pool, prefix: bytes, keys: Iterable[bytes]) -> None:
         self._address = address
+        self._pool = pool
         self._prefix = prefix
         self._keys = set(keys)
         self._fresh: dict[bytes, bytes] = {}
@@ -192,7 +196,7 @@ class RedisWatch:
         os.close(self._alarm_out)
 
     def _connect(self) -> Connection:
-        connection = Connection(self._address, self._address.timeout)
+        connection = self._pool.take_idle() or Connection(self._address, self._address.timeout)
         self._connection = connection
         connection.set_timeout(self._address.timeout)
         keys = list(self._keys)
@@ -200,6 +204,7 @@ class RedisWatch:
             part = keys[start : start + _BATCH]
             names = [self._prefix + key for key in part]
             connection.subscribe(*names)
+            self._note_pushes(connection)
             values = connection.call("MGET", *names)
             self._fresh.update((k, value) for k, value in zip(part, values, strict=True) if value is not None)
         return connection

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from celeriac import context, message
+from celeriac.bulk import Members
 from celeriac.context import Sender
 from celeriac.result_sets import GroupResult
 from celeriac.workflow import joining
@@ -122,7 +123,7 @@ class chord(Signature):
                 whole.body = whole.body | maybe_signature(step, app)
         given.pop("task_id", None)
         whole.body.options.update(given)
-        found = GroupResult(whole.header.id or message.id_of(message.new_key()), [], None, app)
+        found = GroupResult(whole.header.id or message.id_of(message.new_key()), Members(), None, app)
         result = _behind(found, whole.body.freeze(task_id or self.options.get("task_id"), **own))
         named = {**whole.kwargs["kwargs"], **kwargs}
         args = whole.args if whole.immutable else (*(args or ()), *whole.args)

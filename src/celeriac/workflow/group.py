@@ -11,6 +11,7 @@ from itertools import count, islice
 from typing import Any, Final, cast
 
 from celeriac import clock, context, message
+from celeriac.bulk import Members
 from celeriac.context import Sender
 from celeriac.producer import Call, new_keys
 from celeriac.result_sets import GroupResult
@@ -162,7 +163,7 @@ class group(Signature):
         if rest or seat:
             return cast("GroupResult", self._with_body(rest, seat, group_id, args, kwargs, given))
         args = (*(args or ()), *self.args)
-        found = GroupResult(group_id, [], None, app)
+        found = GroupResult(group_id, Members(), None, app)
         self.send_members(
             app, args, {**self.own_kwargs(), **(kwargs or {})}, {**given, "task_id": group_id}, None, found
         )
@@ -192,7 +193,9 @@ class group(Signature):
         given.pop("task_id", None)
         parts = [self._flat()] if self._stream is None else map(self._flatten, self._stream.parts())
         for part in parts:
-            app.send_many(self._calls(app, part, (args, kwargs, given), join_id, found.results))
+            app.send_many(
+                self._calls(app, part, (args, kwargs, given), join_id, cast("Members", found.results))
+            )
         return len(found.results)
 
     def to_send(self) -> group:
@@ -240,9 +243,9 @@ class group(Signature):
 
     def _calls(
         self, app: Sender, members: list[Signature], more: tuple[Any, dict[str, Any], dict[str, Any]],
-        join_id: str | None, results: list[Any],
+        join_id: str | None, results: Members,
     ) -> Iterator[Call]:  # fmt: skip
-        """The members' calls one by one; their results are put into the list."""
+        """The members' calls one by one; their results are appended."""
         args, kwargs, options = more
         patterns: dict[str, Any] = {}
         keys = new_keys(len(members))
@@ -259,7 +262,7 @@ class group(Signature):
                     if args or kwargs:
                         own_args, own_kwargs, _ = member.merged(args, kwargs)
                     seat = None if join_key is None else [join_key, place]
-                    results.append(pattern.result(key))
+                    pattern.note_result(key, results)
                     yield pattern.call(key, own_args, own_kwargs, place, seat)
                     continue
             if join_id is not None:
