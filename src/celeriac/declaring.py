@@ -6,13 +6,17 @@ import os
 import sys
 from collections.abc import Callable
 from types import MethodType
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar, cast, overload
 
-from celeriac import context, task_options
+from celeriac import context, plugins, task_options
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac.task import FROM_SETTINGS, Task
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+#: Options that only a function with models among its arguments has a use for (see `models`).
+_ABOUT_MODELS: Final = frozenset({"pydantic", "pydantic_strict", "pydantic_context", "pydantic_dump_kwargs"})
 
 
 def gen_name(name: str, module: str, main: str | None) -> str:
@@ -34,9 +38,11 @@ def declare(
     """The task that a decorator makes of a function: an instance of `base`.
 
     Raises:
-        UnknownOption, ImproperlyConfigured: see `task_options.check`.
+        UnknownOption, ImproperlyConfigured: see `task_options.check`; pydantic is asked for and not installed.
     """
-    checked = task_options.check(options, base, name)
+    about_models = {option: value for option, value in options.items() if option in _ABOUT_MODELS}
+    others = {option: value for option, value in options.items() if option not in about_models}
+    checked = task_options.check(others, base, name)
     task = base()
     task.name = name
     task.__dict__["run"] = MethodType(function, task) if bind else function
@@ -48,7 +54,23 @@ def declare(
         if value is None and option in FROM_SETTINGS:
             continue
         setattr(task, option, _attribute(task, option, value))
+    if about_models.pop("pydantic", False):
+        _take_models(task, function, about_models, bind=bind)
     return task
+
+
+def _take_models(
+    task: Task[..., Any], function: Callable[..., Any], terms: dict[str, Any], *, bind: bool
+) -> None:
+    try:
+        models = plugins.load("celeriac.models")
+    except ModuleNotFoundError as exc:
+        raise ImproperlyConfigured(
+            f"task {task.name!r} has pydantic=True, which needs the package {exc.name!r}: "
+            "install it with  pip install 'celeriac[pydantic]'"
+        ) from exc
+    given = {name.removeprefix("pydantic_"): value for name, value in terms.items()}
+    models.take_models(task, function, models.Terms(**given), bind=bind)
 
 
 def _attribute(task: Task[..., Any], option: str, value: Any) -> Any:

@@ -49,7 +49,7 @@ class _Road:
         route = self.producer.router.options_for(task.name) if self.producer.router.is_constant else None
         self.is_plain = (
             route is not None and route.keys() <= {"queue"} and not self.is_eager and "expires" not in own
-            and not _overrides(task, "shadow_name")
+            and not any(_overrides(task, name) for name in ("shadow_name", "call_for"))
         )  # fmt: skip
         queue = own.get("queue") or (route or {}).get("queue") or self.producer.router.default
         self.queue = self.producer.router.checked(queue, task.name) if self.is_plain else ""
@@ -248,7 +248,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
         if (
             road.is_eager
             or not road.producer.router.is_constant
-            or any(_overrides(self, name) for name in ("apply_async", "shadow_name"))
+            or any(_overrides(self, name) for name in ("apply_async", "shadow_name", "call_for"))
         ):
             return None
         check = self._stub if self.typing else None

@@ -297,6 +297,13 @@ def test_every_signature_of_a_workflow_is_stamped(app: Celeriac, add: Any) -> No
     assert (behind.body.options["seen"], behind.body.options["place"]) == (True, "body")
 
 
+def test_a_chord_of_a_list_has_members_of_its_own(app: Celeriac, add: Any) -> None:
+    header = [add.s(1), add.s(2)]
+    for member in chord(header, add.s()).tasks:
+        member.link_error(add.s())
+    assert header == [add.s(1), add.s(2)]
+
+
 def test_a_group_of_a_generator_at_the_end_of_a_chain_has_results(app: Celeriac, add: Any) -> None:
     result = chain(add.s(1), group(add.s(i) for i in range(3))).apply_async()
     assert len(result) == 3

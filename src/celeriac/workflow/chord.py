@@ -15,7 +15,7 @@ from celeriac.context import Sender
 from celeriac.result_sets import GroupResult
 from celeriac.workflow import joining
 from celeriac.workflow.group import group
-from celeriac.workflow.signature import Signature, maybe_signature, register_type
+from celeriac.workflow.signature import Signature, maybe_signature, register_type, signature
 
 #: What is said of a chord and means its body.
 _FOR_BODY: Final = ("group_id", "group_index", "chord")
@@ -38,6 +38,9 @@ class chord(Signature):
         members: Any = maybe_signature(header, app)
         if isinstance(members, Signature) and members.subtask_type == "chain":
             members = members.kwargs["tasks"]
+        if isinstance(members, list | tuple):
+            # As with Celery: what is linked to the header's members later is not linked to the caller's.
+            members = [signature(member, app=app) for member in cast("list[Any]", members)]
         parts: dict[str, Any] = {
             "header": members if isinstance(members, group) else group(cast("Any", members), app=app),
             "body": maybe_signature(body, app),
