@@ -8,6 +8,7 @@ Workers import this module as their application; the environment says which brok
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -25,8 +26,8 @@ QUEUES = ("chaos-a", "chaos-b")
 
 #: What is sent, and how often of a hundred calls. A chain is one call of `STEPS` tasks.
 WEIGHTS = {
-    "short": 60.0, "early": 12.0, "delayed": 8.0, "retried": 7.0, "chained": 6.0, "failing": 3.0, "long": 2.7,
-    "early_long": 1.0, "stumbles": 0.2, "poison": 0.1,
+    "short": 50.0, "early": 12.0, "awaited": 10.0, "delayed": 8.0, "retried": 7.0, "chained": 6.0, "failing": 3.0,
+    "long": 2.7, "early_long": 1.0, "stumbles": 0.2, "poison": 0.1,
 }  # fmt: skip
 STEPS = 3
 #: Kinds that are acknowledged before they run.
@@ -124,6 +125,13 @@ def long(seconds: float) -> float:
     return seconds
 
 
+async def awaited(value: float) -> float:
+    diary.write("begin")
+    await asyncio.sleep(0.1 * value)
+    diary.write("end")
+    return value
+
+
 def retried(self: Any, times: float) -> int:
     diary.write("begin")
     if self.request.retries < times:
@@ -173,7 +181,7 @@ def _die(how: float) -> None:
 def make_app(broker: str, **settings: Any) -> Celeriac:
     """The application of the tasks above; every one keeps its result."""
     app = Celeriac("chaos", broker=broker, task_ignore_result=False, **settings)
-    for function in (short, long, step, failing, stumbles, poison):
+    for function in (short, long, awaited, step, failing, stumbles, poison):
         app.task(name=f"chaos.{function.__name__}")(function)
     app.task(name="chaos.early", acks_late=False)(short)
     app.task(name="chaos.early_long", acks_late=False)(long)

@@ -26,6 +26,7 @@ ROLES = {
     "recycled": ("-P", "prefork", "-c", "2", "--max-tasks-per-child", "150"),
     "threads": ("-P", "threads", "-c", "5", "--processes", "2"),
     "gevent": ("-P", "gevent", "-c", "20"),
+    "asyncio": ("-P", "asyncio", "-c", "50"),
     "solo": ("-P", "solo", "--processes", "2"),
 }
 #: The worker whose clock jumps.

@@ -40,8 +40,9 @@ def commands(redis: PrivateRedis, seconds: float) -> list[str]:
         (3, ("-c", "1"), 3),
         (1, ("-P", "threads", "-c", "8"), 1),
         (1, ("-P", "gevent", "-c", "8"), 1),
+        (1, ("-P", "asyncio", "-c", "8"), 1),
     ],
-    ids=["prefork", "fleet", "threads", "gevent"],
+    ids=["prefork", "fleet", "threads", "gevent", "asyncio"],
 )
 def test_p13_an_idle_worker_sends_a_command_a_second_for_each_child_at_most(
     private_ground: Ground, private_redis: PrivateRedis, workers: int, flags: tuple[str, ...], children: int
