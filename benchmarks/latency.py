@@ -1,11 +1,11 @@
 """From `delay()` to the task's start on an idle worker, and what an idle worker costs the processor, on each broker.
 
-    python benchmarks/latency.py [--calls 200] [--seconds 10]
+    python benchmarks/latency.py [--calls 200] [--seconds 10] [--pool prefork]
 
-Two children. A call is made when the one before has started, after a pause of 20 to 120 ms, so that the worker is idle
-each time. Then nothing is sent for `--seconds`, and the processor time of all its processes is taken, in per cent of
-one core; on SQLite less than 1 is wanted. Last come health probes: what one of them costs the supervisor in processor
-time; 2 ms are allowed. Redis is a private server.
+Two children, or two slots in one. A call is made when the one before has started, after a pause of 20 to 120 ms, so
+that the worker is idle each time. Then nothing is sent for `--seconds`, and the processor time of all its processes is
+taken, in per cent of one core; on SQLite less than 1 is wanted. Last come health probes: what one of them costs the
+supervisor in processor time; 2 ms are allowed. Redis is a private server.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def measure(url: str, folder: Path, args: argparse.Namespace) -> tuple[list[floa
     environment = {**os.environ, "PYTHONPATH": str(HERE), URL: url, STARTS: str(starts)}
     health = free_port()
     command = [
-        sys.executable, "-m", "celeriac", "-A", "latency", "worker", "-l", "INFO", "-n", "w@latency", "-c", "2",
-        "--health", f"127.0.0.1:{health}",
+        sys.executable, "-m", "celeriac", "-A", "latency", "worker", "-l", "INFO", "-n", "w@latency",
+        "-P", args.pool, "-c", "2", "--health", f"127.0.0.1:{health}",
     ]  # fmt: skip
     with Worker([command], environment, log) as worker, make_app(url) as app:
         worker.wait_for(lambda: "w@latency ready" in log.read_text(), 30, "its start")
@@ -93,6 +93,7 @@ def main() -> None:
     )
     parser.add_argument("--calls", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=10.0, help="of idleness")
+    parser.add_argument("--pool", default="prefork")
     args = parser.parse_args()
     print(f"{'':10}{'p50 ms':>10}{'p99 ms':>10}{'most ms':>10}{'idle, % of a core':>20}{'a probe, ms':>14}")
     for broker in ("redis", "sqlite"):

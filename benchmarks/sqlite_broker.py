@@ -94,10 +94,10 @@ def main() -> None:
     parser.add_argument("directory", metavar="DIRECTORY")
     directory = parser.parse_args().directory
     for mode in ("full", "normal"):
-        with tempfile.TemporaryDirectory(dir=directory) as directory:
-            rates(connect(f"sqlite:///{directory}/queue.sqlite?synchronous={mode}"), mode)
-    with tempfile.TemporaryDirectory(dir=directory) as directory:
-        latency(f"sqlite:///{directory}/queue.sqlite")
+        with tempfile.TemporaryDirectory(dir=directory) as folder:
+            rates(connect(f"sqlite:///{folder}/queue.sqlite?synchronous={mode}"), mode)
+    with tempfile.TemporaryDirectory(dir=directory) as folder:
+        latency(f"sqlite:///{folder}/queue.sqlite")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A broker in an SQLite file (`sqlite:///file`): one machine, any number of processes, no server.
 
-Every verb is one transaction. Who waits for messages asks the file every few milliseconds whether anybody has
-committed, which costs microseconds, and looks into the queue only then.
+Every verb is one transaction. Who waits for messages is woken when anybody has committed to the file, and looks into
+the queue only then.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ to hold what it does not. So the parent closes before each fork, and both sides 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -18,13 +19,16 @@ import weakref
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
 from celeriac import clock
 from celeriac.brokers.contract import Record
 from celeriac.exceptions import CeleriacError, ImproperlyConfigured
-from celeriac.plugins import nearest
+from celeriac.plugins import nearest, own
 from celeriac.urls import Url
+
+if TYPE_CHECKING:
+    from celeriac.drivers.bell import Bell
 
 T = TypeVar("T")
 
@@ -33,10 +37,12 @@ APPLICATION_ID: Final = 1128614977
 #: RETURNING came with SQLite 3.35 (March 2021).
 OLDEST_SQLITE: Final = (3, 35)
 
-#: How often a waiting `take` or watch asks whether another process has committed: soon after something
-#: happened, and when it has been quiet for a while. Measured in docs/design/0003.
+#: How often a waiting `take` or watch asks whether another process has committed, where the file's bell cannot be
+#: heard: soon after something happened, and when it has been quiet for a while. Measured in docs/design/0003.
 SHORTEST_POLL: Final = 0.002
 LONGEST_POLL: Final = 0.010
+#: The same where it is heard, for who was killed between the commit and the ringing.
+BELL_POLL: Final = 0.5
 #: Between two attempts to get a lock that another process holds.
 SHORTEST_RETRY: Final = 0.0002
 LONGEST_RETRY: Final = 0.005
@@ -121,8 +127,15 @@ class SQLiteFile:
     def __init__(self, path: str, synchronous: str) -> None:
         self.path = path
         self.place = f"sqlite:{path}"
-        #: Notified after every commit of this process, and by `wake`.
+        #: Notified after every commit of this process, by `wake`, and by who has listened to the bell.
         self.changed = threading.Condition()
+        #: One of those who wait listens to the bell, and holds this lock; it guards the next two.
+        self._listening = threading.Lock()
+        self._bell: Bell | None = None
+        #: `_times_opened` when it was hung.
+        self._bell_opening = 0
+        #: How often somebody has stopped listening. Guarded by `changed`.
+        self._listened = 0
         self._synchronous = synchronous
         #: Held during every use of the connection, and over a fork. It guards all fields below.
         self._using = threading.Lock()
@@ -202,20 +215,57 @@ class SQLiteFile:
 
     def wait(self, seen: tuple[int, ...], seconds: float, is_woken: Callable[[], bool]) -> None:
         """Return when the version is no longer `seen`, when woken, or after so many seconds."""
-        deadline = clock.monotonic() + seconds
+        began = clock.monotonic()
         poll = SHORTEST_POLL
         while True:
-            with self.changed:
-                if is_woken() or self._commits != seen[-1]:
-                    return
-                remaining = deadline - clock.monotonic()
-                if remaining <= 0:
-                    return
-                self.changed.wait(min(poll, remaining))
+            listened = self._listened
+            listens = self._listening.acquire(blocking=False)
+            try:
+                # The bell hangs before we look: who commits after that is heard.
+                bell = self._hung_bell() if listens else None
+                # However short the wait, a file in use is no failure: others of this process use it in turn.
+                has_changed = self.version(max(LOOK_PATIENCE, seconds)) != seen
+                now = clock.monotonic()
+                with self.changed:
+                    if is_woken() or self._commits != seen[-1] or now >= began + seconds:
+                        return
+                    if has_changed:
+                        # Among processes that commit all the time, nobody looks more often than this.
+                        if now < began + SHORTEST_POLL:
+                            self.changed.wait(began + SHORTEST_POLL - now)
+                        return
+                    pause = min(BELL_POLL, began + seconds - now)
+                    if bell is None and self._listened == listened:
+                        self.changed.wait(pause)
+                    elif bell is not None and not bell.hears:
+                        self.changed.wait(min(poll, pause))
+                if bell is not None and bell.hears:
+                    bell.wait(pause)
+            finally:
+                if listens:
+                    self._stop_listening()
             poll = min(LONGEST_POLL, poll * 1.05)
-            # However short the wait, a file in use is no failure: others of this process use it in turn.
-            if self.version(max(LOOK_PATIENCE, seconds)) != seen:
-                return
+
+    def _hung_bell(self) -> Bell:
+        """The bell of the file that is open. It is loaded when somebody waits: it costs more than the rest of this."""
+        opening, bell = self._times_opened, self._bell
+        if bell is None or self._bell_opening != opening:
+            bell = self._bell = own("celeriac.drivers.bell:Bell")(self.path, self._ring)
+            self._bell_opening = opening
+        return bell
+
+    def _ring(self) -> None:
+        """Let those hear who wait in other processes; `bell.py` says why like this."""
+        # Who is not told, because the file is gone or we have too many open, asks in the end.
+        with contextlib.suppress(OSError):
+            os.close(os.open(f"{self.path}-wal", os.O_RDONLY | os.O_CLOEXEC))
+
+    def _stop_listening(self) -> None:
+        """Let the others who wait look at what was heard, and one of them listen."""
+        self._listening.release()
+        with self.changed:
+            self._listened += 1
+            self.changed.notify_all()
 
     def put_records(self, connection: sqlite3.Connection, records: Sequence[Record]) -> None:
         """Store results within a transaction of this file, and now and then delete what has expired."""
@@ -231,14 +281,16 @@ class SQLiteFile:
             sweep_records(connection)
 
     def wake(self) -> None:
-        """Make everybody who waits look again."""
+        """Make everybody who waits look again, in all processes."""
         with self.changed:
             self.changed.notify_all()
+        self._ring()
 
     def close(self) -> None:
         """Close the connection; the next use opens it again."""
         with self._using:
             self._disconnect()
+        self._bell = None
 
     def _version(self, connection: sqlite3.Connection) -> tuple[int, ...]:
         [(data_version,)] = connection.execute("PRAGMA data_version").fetchall()
@@ -337,6 +389,11 @@ class SQLiteFile:
         for file in list(cls._files.values()):
             file._using = threading.Lock()
             file.changed = threading.Condition()
+            file._listening = threading.Lock()
+            if file._bell is not None:
+                # What the child reads from it, the parent would not hear.
+                file._bell.close()
+                file._bell = None
         cls._held_over_fork.clear()
         cls._opening = threading.Lock()
 
