@@ -105,12 +105,16 @@ def find(app: Any, extra: Iterable[str]) -> TaskModules:
     Raises: ImportError, and whatever these raise.
     """
     with context.as_current(app):
-        related = [importing.related_module(package, name) for package, name in app.discovered()]
-        names = dict.fromkeys((*app.conf.imports, *app.conf.include, *extra, *filter(None, related)))
-        modules = TaskModules(app, names)
+        modules = TaskModules(app, names_of(app, extra))
         for module in modules.wanted():
             plugins.load(module)
         return modules
+
+
+def names_of(app: Any, extra: Iterable[str]) -> list[str]:
+    """The names of an application's task modules. Packages that `autodiscover_tasks` names are imported, not more."""
+    related = [importing.related_module(package, name) for package, name in app.discovered()]
+    return list(dict.fromkeys((*app.conf.imports, *app.conf.include, *extra, *filter(None, related))))
 
 
 class TaskModules:

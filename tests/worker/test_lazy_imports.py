@@ -140,3 +140,31 @@ def test_a_misspelt_module_ends_the_worker(proj: Proj) -> None:
     assert proj.process is not None
     assert proj.process.wait(WAIT) == 1
     assert "No module named 'thumsb'" in proj.log()
+
+
+def test_show_imports_tells_what_each_module_costs_and_which_is_broken(proj: Proj) -> None:
+    (proj.folder / "heavy.py").write_text("from proj import app\nHELD = bytearray(30_000_000)\n")
+    (proj.folder / "deadly.py").write_text("import os\nos._exit(3)\n")
+    (proj.folder / "hears.py").write_text("from celeriac.signals import task_prerun\nfrom proj import app\n")
+    command = [
+        sys.executable,
+        "-m",
+        "celeriac",
+        "-A",
+        "proj",
+        "worker",
+        "--show-imports",
+        "-I",
+        "heavy,deadly,hears",
+    ]
+    told = subprocess.run(command, cwd=proj.folder, capture_output=True, text=True, timeout=WAIT)
+    assert told.returncode == 1, told.stderr
+    rows = {line.split()[0]: line for line in told.stdout.splitlines()}
+    heavy, thumbs = rows["heavy"].split(), rows["thumbs"].split()
+    assert heavy[1:4] == ["when", "wanted", "0"] and 30.0 <= float(heavy[5]) < 40.0
+    assert thumbs[1:4] == ["when", "wanted", "1"] and float(thumbs[5]) < 20.0
+    assert rows["computed"].split()[3] == "2"
+    assert "at the start" in rows["hears"] and "at the start" in rows["proj"]
+    assert "ModuleNotFoundError: No module named 'no_such_library'" in rows["broken"]
+    assert "its import ended the process (3)" in rows["deadly"]
+    assert not (proj.folder / "db.sqlite").exists()

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from celeriac import logs, pools, setting_sources, wire
+from celeriac import logs, plugins, pools, setting_sources, wire
 from celeriac.cli import parsing
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.log_output import JSON
@@ -103,6 +103,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="answer GET /live and /ready there, for who probes a worker's health",
     )
+    add(
+        "--show-imports",
+        action="store_true",
+        help="print what each task module costs in memory and time, and start no worker",
+    )
     for table, text in ((_WITHOUT_EFFECT, "accepted; no effect: "), (_NOT_HERE, "")):
         for dest, (flags, takes_value, why) in table.items():
             how: dict[str, Any] = {"metavar": "VALUE"} if takes_value else {"action": "store_true"}
@@ -117,6 +122,9 @@ def run(args: argparse.Namespace) -> int:
     if not args.app:
         raise ImproperlyConfigured("which application? Name it with -A proj, or in CELERIAC_APP")
     options = options_of(args)
+    if args.show_imports:
+        code: int = plugins.load("celeriac.cli.imports:run")(options, not args.no_color)
+        return code
     try:
         logs.start(options)
     except OSError as exc:
