@@ -31,6 +31,7 @@ BROAD = {
     "celeriac.worker.template": "the application's import, and the end of a child",
     "celeriac.supervisor.leases": "whatever fails, the children's leases must be kept",
     "celeriac.cli.opening": "the application's import",
+    "celeriac.cli.imports": "the import of each task module",
     "celeriac.pools.asyncio": "a fault in a run ends the process",
     "celeriac.pools.gevent": "a fault in a slot ends the process",
     "celeriac.pools.gevent_coroutines": "carries exceptions between a coroutine and the greenlet that waits for it",
