@@ -100,6 +100,24 @@ def test_a_body_that_is_a_workflow_has_its_error_callback_called_too(shared: Sit
     assert len(shared.notes(None, f"error of {mark}")) == 1
 
 
+def test_error_callbacks_of_members_are_those_of_the_chord_where_it_is_so_set(shared: Site):
+    mark = f"a header's member, {secrets.token_hex(4)}"
+    shared.app.conf.task_allow_error_cb_on_chord_header = True
+    try:
+        whole = group(sig(shared, "fails", "a"), sig(shared, "fails", "b"), sig(shared, "add", 1, 1)) | sig(
+            shared, "give"
+        )
+        whole.link_error(sig(shared, "mark_error", mark, immutable=True))
+        result = whole.apply_async()
+        with pytest.raises(Exception, match=r"a|b"):
+            result.get(timeout=WAIT)
+        wait_until(
+            lambda: len(shared.notes(None, f"error of {mark}")) == 3, lambda: "of two members and the body"
+        )
+    finally:
+        shared.app.conf.task_allow_error_cb_on_chord_header = False
+
+
 def test_a_failed_step_fails_everything_behind_it(shared: Site):
     whole = chain(sig(shared, "fails", "early"), *(sig(shared, "add", 1) for _ in range(30)))
     result = whole.apply_async()

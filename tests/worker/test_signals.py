@@ -167,3 +167,18 @@ def test_a_worker_that_loads_its_application_anew_begins_a_new_life(sqlite_site:
     assert worker.stop() == 0
     ended = [line["pid"] for line in told(sqlite_site, "worker_shutdown")]
     assert ended == [line["pid"] for line in told(sqlite_site, "worker_ready")]
+
+
+def test_what_a_run_sends_with_its_end_is_told_before_and_behind(site: Site):
+    worker = start(site, "-c", "1")
+    wait_told(site, "task_postrun")
+    (child,) = worker.children()
+    add = site.task("add")
+    result = (add.s(1, 2) | add.s(10) | add.s(100)).apply_async()
+    assert result.get(timeout=WAIT) == 113
+    later = [result.id, result.parent.id]
+    wait_until(lambda: len(told(site, "after_task_publish", pid=child)) == 2, site.told)
+    published = told(site, "before_task_publish", "after_task_publish", pid=child)
+    assert names(published) == ["before_task_publish", "after_task_publish"] * 2
+    for line, task_id in zip(published, [later[1]] * 2 + [later[0]] * 2, strict=True):
+        assert line["sender"] == "workload.add" and task_id in line["named"]["headers"]

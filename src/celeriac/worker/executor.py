@@ -21,7 +21,7 @@ from celeriac.backend import lifetime
 from celeriac.board import ChildBoard
 from celeriac.brokers.contract import Ack, Action, Bury, Outgoing, Record, Replace, Settlement
 from celeriac.context import Request, running
-from celeriac.events import BUS, TaskRan, TaskStateNotStored
+from celeriac.events import BUS, TaskRan, TaskSent, TaskStateNotStored
 from celeriac.exceptions import (
     BackendError,
     OperationalError,
@@ -45,6 +45,7 @@ from celeriac.outcome import (
     failed_without_running,
     text_of,
 )
+from celeriac.producer import Call
 from celeriac.result_sets import GroupResult
 from celeriac.stored import Stored
 from celeriac.worker import limits
@@ -256,33 +257,45 @@ def settle(
 
     `action`: what becomes of the message, where that does not follow from the outcome.
     """
-    settlement, outcome = _settlement(request, outcome, bench)
+    settlement, outcome, calls = _settlement(request, outcome, bench)
     if action is not None:
         settlement = msgspec.structs.replace(settlement, action=action)
-    bench.settler.add(settlement)
+    if calls and BUS.wanted(TaskSent):
+        bench.settler.add(settlement, lambda: bench.app.producer.announce(calls))
+    else:
+        bench.settler.add(settlement)
     announce(request, outcome, runtime)
     if bench.settler.is_due() or not bench.has_waiting():
         bench.settler.flush()
     return outcome
 
 
-def _settlement(request: Request, outcome: Outcome, bench: Workbench) -> tuple[Settlement, Outcome]:
+def _settlement(
+    request: Request, outcome: Outcome, bench: Workbench
+) -> tuple[Settlement, Outcome, Sequence[Call]]:
+    """The settlement, how the run ended, and the calls that are sent by it."""
     assert request.delivery is not None
-    delivery, task = request.delivery, request.task_object
+    delivery, task, producer = request.delivery, request.task_object, bench.app.producer
     if isinstance(outcome, Success) and not request.is_chained and _ignores(request):
-        return Settlement(delivery, ACK), outcome
+        return Settlement(delivery, ACK), outcome, ()
     try:
-        sends = [bench.app.producer.outgoing(call) for call in follow.follow_ups(task, request, outcome)]
+        calls = follow.follow_ups(task, request, outcome)
+        if calls:
+            with running(task, request):
+                calls = [producer.offered(call) for call in calls]
+        sends = [producer.written(call) for call in calls]
         records = _records(request, outcome, bench)
         arrivals = joining.arrivals(request, outcome, bench.encode)
     except Exception as exc:  # noqa: BLE001 - follow-ups pass through user code
         # What it returned can be neither stored nor handed on: that is how this run failed.
         outcome = Failure(exc, text_of(exc))
-        sends, records = [], _records(request, outcome, bench)
+        calls, sends, records = [], [], _records(request, outcome, bench)
         arrivals = joining.arrivals(request, outcome, bench.encode)
     action = _action(request, outcome, bench)
     used = joining.used(request) if action is ACK else ()
-    return Settlement(delivery, action, sends, records, arrivals, used), outcome
+    if isinstance(outcome, Retried):
+        calls = [outcome.retry.sig]
+    return Settlement(delivery, action, sends, records, arrivals, used), outcome, calls
 
 
 def _action(request: Request, outcome: Outcome, bench: Workbench) -> Action:

@@ -42,9 +42,10 @@ class Settler:
         self._place = place
         self._store = store
         self._board = board
-        #: Guards the two fields below it; held for moments.
+        #: Guards the three fields below it; held for moments.
         self._lock = threading.Lock()
         self._waiting: list[Settlement] = []
+        self._then: list[tuple[Delivery, Callable[[], None]]] = []
         self._since = 0.0
         #: Called before a batch goes out: lets the other runs that end in this turn of a loop add theirs.
         self.gather: Callable[[], None] | None = None
@@ -56,12 +57,15 @@ class Settler:
         """Whether something waits to be sent."""
         return bool(self._waiting)
 
-    def add(self, settlement: Settlement) -> None:
-        """Take note of how a delivery ended. It is safe only after the next `flush`."""
+    def add(self, settlement: Settlement, then: Callable[[], None] | None = None) -> None:
+        """Take note of how a delivery ended. It is safe only after the next `flush`, and then `then` is called, unless
+        the delivery was not ours any more."""
         with self._lock:
             if not self._waiting:
                 self._since = clock.monotonic()
             self._waiting.append(settlement)
+            if then is not None:
+                self._then.append((settlement.delivery, then))
 
     def is_due(self) -> bool:
         """Whether what waits should be sent now."""
@@ -72,17 +76,23 @@ class Settler:
         """Send what waits. Returns when the broker has it, however long that takes."""
         if not self._waiting:
             return
+        refused: list[Delivery] = []
         with self._sending:
             if self._waiting and self.gather is not None:
                 self.gather()
             with self._lock:
                 batch, self._waiting = self._waiting, []
+                told, self._then = self._then, []
             if batch:
-                self._send(batch)
+                refused = self._send(batch)
                 self._board.count(len(batch), 0)
+        for delivery, then in told:
+            if delivery not in refused:
+                then()
 
-    def _send(self, batch: list[Settlement]) -> None:
-        """Until it is done. After a try whose fate is unknown, a refusal says nothing: it may have been done."""
+    def _send(self, batch: list[Settlement]) -> list[Delivery]:
+        """Until it is done. Which were refused; after a try whose fate is unknown that says nothing: it may have been
+        done."""
         attempt, lost_at, place = 0, 0.0, self._place
         while True:
             try:
@@ -102,10 +112,11 @@ class Settler:
             self._board.lack(Lack.SETTLING, 0.0)
             self._board.lack(Lack.STORING, 0.0)
             BUS.emit(BrokerBack(place, clock.monotonic() - lost_at))
-            return
+            return []
         for delivery in refused:
             task_id, task = message.peek(delivery.data)
             BUS.emit(TaskLost(task_id or "?", task))
+        return refused
 
     def _note_lack(self, since: float, *, is_broker: bool) -> str:
         """Write on the board what keeps this child from going on; where that is."""

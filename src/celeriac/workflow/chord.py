@@ -161,7 +161,7 @@ class chord(Signature):
     def link_error(self, errback: Any) -> Any:
         """Link the error callback to the body; to each member too with `task_allow_error_cb_on_chord_header`."""
         if getattr(self.app.conf, "task_allow_error_cb_on_chord_header", False):
-            self.header.link_error(maybe_signature(errback, self._app).clone(immutable=True))
+            self.header.link_error(maybe_signature(errback, self._app).clone())
         if self.body is not None:
             self.body.link_error(errback)
         return errback
