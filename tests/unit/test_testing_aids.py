@@ -226,12 +226,52 @@ def test_current(depends_on_current_app, celery_app):
     assert current_app == celery_app
 """
 
+OWN_NAMES = """
+import pytest
 
-def test_the_fixtures_work_in_a_project_of_its_own(tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def celeriac_config():
+    return {"task_default_queue": "mine"}
+
+@pytest.fixture(scope="session")
+def celeriac_parameters():
+    return {"name": "named"}
+
+@pytest.fixture(scope="session")
+def celeriac_worker_parameters():
+    return {"queues": ("mine", "other")}
+
+@pytest.fixture(scope="session")
+def celeriac_includes():
+    return ["mailing"]
+
+@pytest.fixture(scope="session")
+def use_celeriac_app_trap():
+    return True
+
+@pytest.mark.celeriac(task_default_priority=3)
+def test_worker(celeriac_app, celeriac_worker, celery_enable_logging, celery_worker_pool):
+    assert (celeriac_app.conf.task_default_priority, celeriac_app.main) == (3, "named")
+    @celeriac_app.task(queue="other")
+    def mul(x, y):
+        return x * y
+    assert mul.delay(4, 4).get(timeout=10) == 16
+
+def test_session(celeriac_session_app, celeriac_session_worker):
+    import sys
+    assert "mailing" in sys.modules
+    assert celeriac_session_app.tasks["celery.ping"].delay().get(timeout=10) == "pong"
+"""
+
+
+@pytest.mark.parametrize(("program", "count"), [(PROGRAM, 4), (OWN_NAMES, 2)], ids=["celery", "celeriac"])
+def test_the_fixtures_work_in_a_project_of_its_own(tmp_path: Path, program: str, count: int) -> None:
     (tmp_path / "conftest.py").write_text('pytest_plugins = ("celeriac.contrib.pytest",)')
-    (tmp_path / "test_project.py").write_text(PROGRAM)
+    (tmp_path / "mailing.py").write_text("")
+    (tmp_path / "test_project.py").write_text(program)
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-W", "error", "-p", "no:randomly", str(tmp_path), "-c", "/dev/null"],
+        [sys.executable, "-m", "pytest", "-q", "-W", "error", "--strict-markers", "-p", "no:randomly", str(tmp_path),
+         "-c", "/dev/null"],
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
-    assert "4 passed" in done.stdout, done.stdout + done.stderr
+    assert f"{count} passed" in done.stdout, done.stdout + done.stderr

@@ -21,7 +21,8 @@ from celeriac.contrib.testing.worker import TestWorkController, start_worker
 
 def pytest_configure(config: pytest.Config) -> None:
     """Declare the marker."""
-    config.addinivalue_line("markers", "celery(**settings): settings of the test's application.")
+    for name in ("celery", "celeriac"):
+        config.addinivalue_line("markers", f"{name}(**settings): settings of the test's application.")
 
 
 @contextmanager
@@ -45,51 +46,99 @@ def _worker(
 
 
 @pytest.fixture(scope="session")
-def celery_config() -> Mapping[str, Any]:
+def celeriac_config() -> Mapping[str, Any]:
     """Override it: settings of the applications."""
     return {}
 
 
 @pytest.fixture(scope="session")
-def celery_parameters() -> Mapping[str, Any]:
+def celery_config(celeriac_config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_config
+
+
+@pytest.fixture(scope="session")
+def celeriac_parameters() -> Mapping[str, Any]:
     """Override it: arguments of `Celeriac`."""
     return {}
 
 
 @pytest.fixture(scope="session")
-def celery_worker_parameters() -> Mapping[str, Any]:
+def celery_parameters(celeriac_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_parameters
+
+
+@pytest.fixture(scope="session")
+def celeriac_worker_parameters() -> Mapping[str, Any]:
     """Override it: arguments of `start_worker`, such as `queues`."""
     return {}
 
 
 @pytest.fixture(scope="session")
-def celery_worker_pool() -> str:
+def celery_worker_parameters(celeriac_worker_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_worker_parameters
+
+
+@pytest.fixture(scope="session")
+def celeriac_worker_pool() -> str:
     """Override it: `solo` or `threads`."""
     return "solo"
 
 
 @pytest.fixture(scope="session")
-def celery_includes() -> Sequence[str]:
+def celery_worker_pool(celeriac_worker_pool: str) -> str:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_worker_pool
+
+
+@pytest.fixture(scope="session")
+def celeriac_includes() -> Sequence[str]:
     """Override it: modules to import before a worker starts."""
     return ()
 
 
 @pytest.fixture(scope="session")
-def celery_class_tasks() -> Sequence[Any]:
+def celery_includes(celeriac_includes: Sequence[str]) -> Sequence[str]:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_includes
+
+
+@pytest.fixture(scope="session")
+def celeriac_class_tasks() -> Sequence[Any]:
     """Override it: tasks, as instances or classes, to register before a worker starts."""
     return ()
 
 
 @pytest.fixture(scope="session")
-def celery_enable_logging() -> bool:
+def celery_class_tasks(celeriac_class_tasks: Sequence[Any]) -> Sequence[Any]:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_class_tasks
+
+
+@pytest.fixture(scope="session")
+def celeriac_enable_logging() -> bool:
     """Celery's; the lines of a worker go to the logger `celeriac.worker` in any case, and pytest catches them."""
     return False
 
 
 @pytest.fixture(scope="session")
-def use_celery_app_trap() -> bool:
+def celery_enable_logging(celeriac_enable_logging: bool) -> bool:
+    """The same by Celery's name: override one of the two."""
+    return celeriac_enable_logging
+
+
+@pytest.fixture(scope="session")
+def use_celeriac_app_trap() -> bool:
     """Override it: True lets tests fail that use the current application."""
     return False
+
+
+@pytest.fixture(scope="session")
+def use_celery_app_trap(use_celeriac_app_trap: bool) -> bool:
+    """The same by Celery's name: override one of the two."""
+    return use_celeriac_app_trap
 
 
 @pytest.fixture
@@ -101,8 +150,8 @@ def celery_app(
 ) -> Generator[Celeriac]:
     """An application for the test, all of it in memory; `@pytest.mark.celery(...)` has settings for it."""
     node: pytest.Item = request.node  # pyright: ignore[reportUnknownMemberType]
-    mark = node.get_closest_marker("celery")
-    config = {**celery_config, **(mark.kwargs if mark else {})}
+    marks = (node.get_closest_marker(name) for name in ("celery", "celeriac"))
+    config = {**celery_config, **{key: value for mark in marks if mark for key, value in mark.kwargs.items()}}
     with _app(use_celery_app_trap, celery_parameters, config) as app:
         yield app
 
@@ -171,3 +220,15 @@ def celeriac_app(celery_app: Celeriac) -> Celeriac:
 def celeriac_worker(celery_worker: TestWorkController | None) -> TestWorkController | None:
     """`celery_worker`."""
     return celery_worker
+
+
+@pytest.fixture(scope="session")
+def celeriac_session_app(celery_session_app: Celeriac) -> Celeriac:
+    """`celery_session_app`."""
+    return celery_session_app
+
+
+@pytest.fixture(scope="session")
+def celeriac_session_worker(celery_session_worker: TestWorkController | None) -> TestWorkController | None:
+    """`celery_session_worker`."""
+    return celery_session_worker
