@@ -1,6 +1,6 @@
-"""Write the table of docs/differences-from-celery.md from the settings: `python docs/generate_differences.py`.
+"""Write the tables of docs/differences-from-celery.md from the code: `python docs/generate_differences.py`.
 
-The page around the table is written by hand.
+The page around the tables is written by hand.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import ast
 from pathlib import Path
 from typing import Any
 
+from celeriac.app.rarely import ELSEWHERE, TASKS_ELSEWHERE
+from celeriac.control.commands import COMMANDS_ELSEWHERE, INSPECT_ELSEWHERE
 from celeriac.settings import SETTINGS
 
 HERE = Path(__file__).parent
 PAGE = HERE / "differences-from-celery.md"
-BEGIN, END = "<!-- table: written by docs/generate_differences.py -->\n", "<!-- end of table -->"
+BEGIN, END = "<!-- {}: written by docs/generate_differences.py -->\n", "<!-- end of {} -->"
 
 #: Why a default is another one. A setting that differs and is not here stops the script.
 REASONS = {
@@ -38,11 +40,14 @@ REASONS = {
 
 
 def page() -> str:
-    """The whole page, its table made anew."""
+    """The whole page, its tables made anew."""
     text = PAGE.read_text(encoding="utf-8")
-    head, _, rest = text.partition(BEGIN)
-    _, _, tail = rest.partition(END)
-    return f"{head}{BEGIN}\n{_table()}\n\n{END}{tail}"
+    for name, table in (("table", _table()), ("names", _names())):
+        begin, end = BEGIN.format(name), END.format(name)
+        head, _, rest = text.partition(begin)
+        _, _, tail = rest.partition(end)
+        text = f"{head}{begin}\n{table}\n\n{end}{tail}"
+    return text
 
 
 def differing() -> dict[str, tuple[Any, Any]]:
@@ -62,6 +67,19 @@ def _table() -> str:
     rows = ["| setting | Celery | Celeriac | why |", "|---|---|---|---|"]
     for name, (theirs, ours) in differing().items():
         rows.append(f"| `{name}` | `{theirs!r}` | `{ours!r}` | {REASONS[name]} |")
+    return "\n".join(rows)
+
+
+def _names() -> str:
+    """What is not there, and what its error says to use instead."""
+    rows = ["| Celery | instead |", "|---|---|"]
+    for owner, names in (
+        ("app", ELSEWHERE),
+        ("task", TASKS_ELSEWHERE),
+        ("app.control", COMMANDS_ELSEWHERE),
+        ("app.control.inspect()", INSPECT_ELSEWHERE),
+    ):
+        rows += (f"| `{owner}.{name}` | {instead} |" for name, instead in names.items())
     return "\n".join(rows)
 
 

@@ -7,9 +7,10 @@ from celeriac.workflow.chord import chord
 from celeriac.workflow.group import group
 from celeriac.workflow.mapping import chunks, xmap, xstarmap
 from celeriac.workflow.signature import Signature, maybe_signature, signature
+from celeriac.workflow.signature import signature as subtask
 from celeriac.workflow.stamping import StampingVisitor
 
 __all__ = [
-    "Signature", "StampingVisitor", "chain", "chord", "chunks", "group", "maybe_signature", "signature", "xmap",
-    "xstarmap",
+    "Signature", "StampingVisitor", "chain", "chord", "chunks", "group", "maybe_signature", "signature", "subtask",
+    "xmap", "xstarmap",
 ]  # fmt: skip

@@ -258,6 +258,16 @@ def _censor(name: str, value: Any) -> Any:
     return "***" if SETTINGS[name].secret and value is not None else mask(value)
 
 
+class Settings(Configuration):
+    """An application's settings, which count their changes: what follows from them is worked out anew."""
+
+    version: int
+
+    def _apply(self, level: Level, given: Mapping[str, Given]) -> None:
+        super()._apply(level, given)
+        self.__dict__["version"] = self.__dict__.get("version", 0) + 1
+
+
 def _describe(target: Any) -> str:
     if isinstance(target, Mapping):
         return "a dict"

@@ -7,13 +7,22 @@ for Redis; what `broker_transport_options` and `result_backend_transport_options
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.plugins import nearest
 from celeriac.urls import split_urls
 
 Place = tuple[str, dict[str, Any]]
+
+
+class Opened(NamedTuple):
+    """A broker or a result store that is open: where it is, and under which settings that was worked out."""
+
+    version: int
+    place: Place | None
+    thing: Any
+
 
 _REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey"})
 _TLS: Final = (

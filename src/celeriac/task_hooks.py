@@ -3,7 +3,7 @@ run says of itself on the way."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celeriac import plugins
 from celeriac.context import Request
@@ -56,6 +56,12 @@ class Reporting:
     @property
     def request(self) -> Request:
         raise NotImplementedError
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Raises: AttributeError: there is none; of Celery's the text says what to use instead."""
+            return plugins.load("celeriac.app.rarely:missing_of_task")(self, name)
 
     def update_state(
         self, task_id: str | None = None, state: str | None = None, meta: Any = None, **kwargs: Any

@@ -16,7 +16,6 @@ from typing import (
     Concatenate,
     Final,
     Literal,
-    NamedTuple,
     ParamSpec,
     Self,
     TypeVar,
@@ -37,20 +36,20 @@ from celeriac import (
 from celeriac.async_result import AsyncResult, EagerResult
 from celeriac.backend import Backend
 from celeriac.brokers.contract import Broker
-from celeriac.configuration import Configuration, Level
+from celeriac.configuration import Settings
 from celeriac.declaring import annotate, declare, gen_name
 from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, SettingHasNoEffect, UnknownOption
 from celeriac.producer import Call, Producer
 from celeriac.registry import BUILTINS, TaskRegistry
 from celeriac.result_sets import ResultSet, group_results_of, result_from_tuple
 from celeriac.results.disabled import DisabledResults
-from celeriac.setting_sources import Given
 from celeriac.settings import SETTINGS
 from celeriac.task import Task
 from celeriac.workflow.signature import Signature, signature
 
 if TYPE_CHECKING:
     from celeriac.control.commands import Control
+    from celeriac.dispatch import Signal
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -65,26 +64,13 @@ _ARGUMENTS: Final = (
 )  # fmt: skip
 
 
-class _Settings(Configuration):
-    """An application's settings, which count their changes: what follows from them is worked out anew."""
-
-    version: int
-
-    def _apply(self, level: Level, given: Mapping[str, Given]) -> None:
-        super()._apply(level, given)
-        self.__dict__["version"] = self.__dict__.get("version", 0) + 1
-
-
-class _Open(NamedTuple):
-    """A broker or a result store that is open: where it is, and under which settings that was worked out."""
-
-    version: int
-    place: connections.Place | None
-    thing: Any
-
-
 class Celeriac:
     """An application. Safe to use from several threads."""
+
+    #: Sent when everything is configured (with `source`, the settings), and when everything is declared.
+    on_after_configure: Signal
+    on_after_finalize: Signal
+    add_periodic_task: Callable[..., str]
 
     def __init__(
         self,
@@ -110,13 +96,13 @@ class Celeriac:
         self.strict_typing = strict_typing
         self.tasks = TaskRegistry()
         self.tasks.make_builtin = self._add_builtin
-        self.conf = _Settings()
+        self.conf = Settings()
         #: In a worker: the task modules that are imported when they are needed.
         self.modules: Any = None
         self.finalized = False
         self._lock = threading.RLock()
         self._producer: Producer | None = None
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, connections.Opened] = {}
         self._packages: list[tuple[Any, str | None]] = []
         self.Task: type[Task[..., Any]] = Task
         if task_cls is not None:
@@ -311,12 +297,16 @@ class Celeriac:
     def finalize(self, auto: bool = False) -> None:
         """Everything is declared and configured: tasks take the settings as they are. A worker calls it."""
         with self._lock:
-            self.finalized = True
+            is_first, self.finalized = not self.finalized, True
+            if is_first and "on_after_configure" in self.__dict__:
+                self.on_after_configure.send(sender=self, source=self.conf)
             for name in BUILTINS:
                 self.tasks[name]
             for task in self.tasks.values():
                 annotate(task, self.conf.task_annotations)
                 task.fix()
+            if is_first and "on_after_finalize" in self.__dict__:
+                self.on_after_finalize.send(sender=self)
 
     def autodiscover_tasks(
         self, packages: Iterable[str] | Callable[[], Iterable[str]] | None = None,
@@ -425,7 +415,7 @@ class Celeriac:
                     thing = brokers.connect(*place)
                 else:
                     thing = Backend(results.connect(*place), self.conf)
-                known = _Open(version, place, thing)
+                known = connections.Opened(version, place, thing)
             self._open[what] = known._replace(version=version)
             return known.thing
 
@@ -490,6 +480,12 @@ class Celeriac:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """What few programs ask for. Raises: AttributeError: there is none; the text says what to use instead."""
+            return plugins.load("celeriac.app.rarely:attribute")(self, name)
 
     def __repr__(self) -> str:
         return f"<Celeriac {self.main or '__main__'}>"

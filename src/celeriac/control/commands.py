@@ -12,7 +12,7 @@ from celeriac.notices import Answer, Ask, Notice
 #: Seconds for which answers are awaited, unless the caller says otherwise.
 TIMEOUT: Final = 1.0
 #: Celery's commands that are not here, and what to do instead.
-_ELSEWHERE: Final[Mapping[str, str]] = {
+COMMANDS_ELSEWHERE: Final[Mapping[str, str]] = {
     "add_consumer": "start a worker with -Q, or `celeriac resume QUEUE`",
     "autoscale": "start the worker with --autoscale=10,3",
     "broadcast": "there are no commands of your own in this version",
@@ -28,7 +28,7 @@ _ELSEWHERE: Final[Mapping[str, str]] = {
     "shutdown": "send the worker SIGTERM",
     "time_limit": "set it on the task, or with apply_async(time_limit=...)",
 }
-_INSPECT_ELSEWHERE: Final[Mapping[str, str]] = {
+INSPECT_ELSEWHERE: Final[Mapping[str, str]] = {
     "clock": "there are no logical clocks",
     "conf": "`celeriac config` shows the settings",
     "hello": "workers never talk to each other",
@@ -157,7 +157,7 @@ class Control:
         return [{worker: body} for worker, body in answers.items()] if reply else None
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(_refusal("app.control", name, _ELSEWHERE, dir(type(self))))
+        raise AttributeError(_refusal("app.control", name, COMMANDS_ELSEWHERE, dir(type(self))))
 
 
 class Inspect:
@@ -209,7 +209,7 @@ class Inspect:
         return answers or None
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(_refusal("app.control.inspect()", name, _INSPECT_ELSEWHERE, dir(type(self))))
+        raise AttributeError(_refusal("app.control.inspect()", name, INSPECT_ELSEWHERE, dir(type(self))))
 
 
 def _names(destination: str | Sequence[str] | None) -> tuple[str, ...] | None:
