@@ -12,10 +12,21 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast, overload
 
 from celeriac import clock, context, message, plugins, states
 from celeriac.context import Results
-from celeriac.exceptions import ChordError, ResultNotStored, TimeoutError
+from celeriac.exceptions import ResultNotStored, TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
-from celeriac.waiting import UNKNOWN, Origin, Own, Wait, WaitOptions, arrivals, call_back, raise_failure, read
+from celeriac.waiting import (
+    UNKNOWN,
+    Origin,
+    Own,
+    Wait,
+    WaitOptions,
+    arrivals,
+    call_back,
+    cause_of,
+    raise_failure,
+    read,
+)
 
 if TYPE_CHECKING:
     # A type variable with a default is Python 3.13's; type checkers know it from here under any version.
@@ -164,7 +175,7 @@ class AsyncResult(ResultBase, Generic[R]):
             self.refuse_if_ignored()
             record = self._wait(timeout, wait.follow_parents and propagate, wait)
         if propagate:
-            self.raise_failure(self._cause(record))
+            self.raise_failure(cause_of(self, record))
         if wait.callback is not None:
             wait.callback(self.id, record.result)
         return record.result
@@ -173,26 +184,13 @@ class AsyncResult(ResultBase, Generic[R]):
     _may_block: ClassVar[bool] = True
     raise_failure = staticmethod(raise_failure)
 
-    def _cause(self, record: Stored) -> Stored:
-        """Where a chord's body could not run: the failure of the member, if that was kept."""
-        if (
-            isinstance(record.result, ChordError)
-            and self.parent is not None
-            and not isinstance(self.parent, AsyncResult)
-        ):
-            for data in self.backend.get([leaf.key for leaf in self.parent.leaves()]).values():
-                member = read(self.app, data)
-                if member.state in states.PROPAGATE_STATES:
-                    return member
-        return record
-
     def _wait(self, timeout: float | None, follow_parents: bool, wait: Wait) -> Stored:
         own = self.key
         earlier = [node.key for node in self._parents()] if follow_parents else []
         for place, record in arrivals(self.app, self.backend, [own, *earlier], timeout, wait):
             if place == 0:
                 return self.learn(record)
-            raise_failure(record)
+            raise_failure(cause_of(self, record))
         raise AssertionError("a store's watch ended early")
 
     def _parents(self) -> Iterator[AsyncResult[Any]]:

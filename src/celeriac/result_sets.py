@@ -27,6 +27,7 @@ from celeriac.waiting import (
     WaitOptions,
     arrivals,
     call_back,
+    cause_of,
     meta_of,
     read,
 )
@@ -186,7 +187,7 @@ class ResultSet(ResultBase):
         telling = iter(()) if wait.callback is None else whole._telling(wait.callback, values)
         for place, leaf, record in self._arrivals(timeout, wait):
             if propagate:
-                leaf.raise_failure(record)
+                leaf.raise_failure(cause_of(self, record))
             values[place] = record.result
             next(telling, None)
         next(telling, None)

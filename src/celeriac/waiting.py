@@ -11,7 +11,7 @@ from typing import Any, Final, TypedDict
 
 from celeriac import clock, context, message, plugins, states, stored
 from celeriac.context import JOINS_ALLOWED, Results
-from celeriac.exceptions import TimeoutError
+from celeriac.exceptions import ChordError, TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
 
@@ -264,3 +264,18 @@ def raise_failure(record: Stored) -> None:
         if record.traceback and record.result.__cause__ is None:
             raise record.result from RemoteTraceback(record.traceback)
         raise record.result
+
+
+def cause_of(result: Any, record: Stored) -> Stored:
+    """Where a chord's body could not run, the failure of a member of a group before this result, if that was kept."""
+    node = result.parent if isinstance(record.result, ChordError) else None
+    while node is not None:
+        leaves: list[Any] = list(node.leaves()) if hasattr(node, "leaves") else []
+        found: list[Stored] = [leaf.final for leaf in leaves if leaf.final is not None]
+        if missing := [leaf.key for leaf in leaves if leaf.final is None]:
+            found += [read(result.app, data) for data in result.app.backend.get(missing).values()]
+        for member in found:
+            if member.state in states.PROPAGATE_STATES and not isinstance(member.result, ChordError):
+                return member
+        node = node.parent
+    return record

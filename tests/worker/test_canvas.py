@@ -100,6 +100,19 @@ def test_a_body_that_is_a_workflow_has_its_error_callback_called_too(shared: Sit
     assert len(shared.notes(None, f"error of {mark}")) == 1
 
 
+@pytest.mark.parametrize("kind", ["chord", "group", "chain"])
+def test_who_waits_behind_a_chord_gets_the_members_own_error(shared: Site, kind: str):
+    give = sig(shared, "give")
+    bodies: dict[str, Any] = {
+        "chord": chord([give, give], give),
+        "group": group(give, give),
+        "chain": give | give,
+    }
+    result = (group(sig(shared, "add", 1, 1), sig(shared, "fails", "mine")) | bodies[kind]).apply_async()
+    with pytest.raises(ValueError, match=r"^mine$"):
+        result.get(timeout=WAIT)
+
+
 def test_error_callbacks_of_members_are_those_of_the_chord_where_it_is_so_set(shared: Site):
     mark = f"a header's member, {secrets.token_hex(4)}"
     shared.app.conf.task_allow_error_cb_on_chord_header = True
