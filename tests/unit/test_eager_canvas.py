@@ -85,6 +85,15 @@ def test_a_failed_member_fails_the_body_and_tells_once(app: Celeriac, seen: list
     assert seen == [("total", ChordError)]
 
 
+def test_a_callback_that_is_given_with_the_send_is_one_more_of_the_body(app: Celeriac) -> None:
+    told: list[Any] = []
+    tell = app.task(name="note")(told.append)
+    body = sig(app, "total")
+    body.link(tell.si("own"))
+    chord([sig(app, "add", 1), sig(app, "add", 2)], body).apply_async(link=tell.s())
+    assert told == ["own", 3]
+
+
 def test_a_failed_step_ends_the_chain_and_tells_once(app: Celeriac, seen: list[Any]) -> None:
     whole = chain(sig(app, "add", 1), sig(app, "fails"), sig(app, "add", 2))
     whole.link_error(sig(app, "tell"))

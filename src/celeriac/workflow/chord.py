@@ -15,7 +15,7 @@ from celeriac.context import Sender
 from celeriac.result_sets import GroupResult
 from celeriac.workflow import joining
 from celeriac.workflow.group import group
-from celeriac.workflow.signature import Signature, maybe_signature, register_type, signature
+from celeriac.workflow.signature import Signature, listed, maybe_signature, register_type, signature
 
 #: What is said of a chord and means its body.
 _FOR_BODY: Final = ("group_id", "group_index", "chord")
@@ -125,6 +125,10 @@ class chord(Signature):
             for step in reversed(rest):
                 whole.body = whole.body | maybe_signature(step, app)
         given.pop("task_id", None)
+        for callback in listed(given.pop("link", None)):
+            whole.body.link(callback)
+        for errback in listed(given.pop("link_error", None)):
+            whole.body.link_error(errback)
         whole.body.options.update(given)
         found = GroupResult(whole.header.id or message.id_of(message.new_key()), Members(), None, app)
         result = _behind(found, whole.body.freeze(task_id or self.options.get("task_id"), **own))
