@@ -29,6 +29,12 @@ def test_p12_memory_is_flat_over_thirty_thousand_tasks(ground: Ground, pool: str
     assert own_memory(pids) - before < 1 * MIB  # 35 bytes a task
 
 
+def test_p12_a_supervisor_has_twelve_megabytes_of_its_own(ground: Ground):
+    worker = ground.worker("-P", "threads", "-c", "4")
+    run(ground, 10_000)
+    assert own_memory([worker.pid]) <= 12_000_000
+
+
 def addresses(redis: PrivateRedis) -> set[str]:
     """Who is connected to the server, this question apart."""
     with redis.client() as client:
