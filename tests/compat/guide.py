@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from typing import Any
 
 import celeriac
 from celeriac import Task, chain, chord, group, shared_task, signals
 from celeriac.app.task import Context
+from celeriac.contrib.abortable import AbortableTask
 from celeriac.exceptions import Ignore, Reject
 from celeriac.utils.log import get_task_logger
 
@@ -231,3 +233,17 @@ def begin(**kwargs: Any) -> None:
 @app.task
 def list_heard() -> list[str]:
     return heard
+
+
+# -- contrib --------------------------------------------------------------------------------------------------
+
+
+@app.task(bind=True, base=AbortableTask)
+def search(self: Any) -> str:
+    self.update_state(state="SEARCHING")
+    until = time.monotonic() + 20
+    while not self.is_aborted():
+        if time.monotonic() > until:
+            return "found nothing"
+        time.sleep(0.01)
+    return "aborted"

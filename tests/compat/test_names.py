@@ -26,6 +26,7 @@ NAMES = {
     "celeriac.states": "FAILURE PENDING RECEIVED RETRY REVOKED STARTED SUCCESS READY_STATES UNREADY_STATES",
     "celeriac.signals": "after_task_publish before_task_publish celeryd_init task_failure task_postrun task_prerun "
     "task_retry task_success worker_process_init worker_ready",
+    "celeriac.contrib.abortable": "ABORTED AbortableAsyncResult AbortableTask",
     "celeriac.contrib.testing.app": "DEFAULT_TEST_CONFIG TestApp Trap set_trap setup_default_app",
     "celeriac.contrib.testing.tasks": "ping",
     "celeriac.contrib.testing.worker": "TestWorkController setup_app_for_worker start_worker",

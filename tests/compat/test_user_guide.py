@@ -326,3 +326,12 @@ def test_a_task_is_revoked(guide: Any):
     many.revoke()
     wait_until(many.ready)
     assert {one.state for one in many} == {"REVOKED"}
+
+
+def test_a_run_that_looks_can_be_aborted(guide: Any):
+    result = guide.search.delay()
+    wait_until(lambda: result.state == "SEARCHING")
+    assert not result.is_aborted()
+    result.abort()
+    assert result.get(timeout=WAIT) == "aborted"
+    assert guide.search.AsyncResult(result.id).successful()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from celeriac import Celeriac, states
 from celeriac.context import Request, running
-from celeriac.exceptions import IncompleteStream, ResultNotStored, TimeoutError
+from celeriac.exceptions import IncompleteStream, ResultNotStored, ResultStoreUnavailable, TimeoutError
 from celeriac.result import AsyncResult, EagerResult, GroupResult, ResultBase, ResultSet
 from celeriac.result_graph import DependencyGraph
 from celeriac.stored import Stored, failure_of
@@ -289,3 +290,43 @@ def test_a_coroutine_is_told_that_nothing_is_kept(app: Celeriac) -> None:
 
     with pytest.raises(ResultNotStored, match="quiet"):
         asyncio.run(main())
+
+
+# -- the store away -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda one, _: one.get(timeout=5),
+        lambda one, _: one.state,
+        lambda one, _: one.result,
+        lambda one, _: one.children,
+        lambda one, _: one.traceback,
+        lambda one, _: one.ready(),
+        lambda one, _: one.exists(),
+        lambda one, _: one.maybe_throw(),
+        lambda one, _: list(one.collect()),
+        lambda one, _: one.forget(),
+        lambda one, _: asyncio.run(one.aget(timeout=5)),
+        lambda _, many: many.get(timeout=5),
+        lambda _, many: list(many.iter_native(timeout=5)),
+        lambda _, many: many.ready(),
+        lambda _, many: many.completed_count(),
+        lambda _, many: many.save(),
+        lambda _, many: many.delete(),
+        lambda _, many: many.app.GroupResult.restore(many.id),
+    ],
+)
+def test_nobody_is_told_none_by_a_store_that_is_away(ask: Any) -> None:
+    options = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    app = Celeriac(
+        "proj",
+        broker=f"redis://127.0.0.1:{port}/0",
+        broker_transport_options=options,
+        task_ignore_result=False,
+    )
+    with app, pytest.raises(ResultStoreUnavailable):
+        ask(app.AsyncResult("a"), app.GroupResult("g", [app.AsyncResult("a"), app.AsyncResult("b")]))
