@@ -71,6 +71,12 @@ def test_a_workflow_is_what_it_is_in_a_worker(app: Celeriac) -> None:
     assert app.broker.stats("celery").ready == 0
 
 
+def test_a_group_of_one_in_a_chain_is_its_member_and_before_a_bar_is_a_group(app: Celeriac) -> None:
+    add, one = app.tasks["add"], group([app.tasks["add"].s(1, 1)])
+    assert chain(one, add.s(3)).delay().get() == chain(one, group([add.s(3)])).delay().get() == 5
+    assert (one | app.tasks["total"].s()).delay().get() == 2
+
+
 def test_map_starmap_and_chunks_run(app: Celeriac) -> None:
     assert app.tasks["total"].map([[1], [2, 3]]).delay().get() == [1, 5]
     assert app.tasks["add"].starmap([(1, 2), (3, 4)]).delay().get() == [3, 7]

@@ -61,7 +61,7 @@ class chain(Signature):
         steps = self.tasks
         if step.subtask_type == "group" and not step:
             return
-        if steps and step.subtask_type == "group":
+        if step.subtask_type == "group":
             step = step.unrolled()
         if steps and steps[-1].subtask_type in ("group", "chord"):
             step = steps.pop() | step
