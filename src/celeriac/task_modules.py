@@ -9,6 +9,7 @@ for that no other module declares.
 from __future__ import annotations
 
 import ast
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -148,25 +149,35 @@ class TaskModules:
         return wanted
 
     def task(self, name: str) -> Any:
-        """The task of that name, after importing what declares it; None where nothing does.
+        """The task of that name, after importing what declares it; None where nothing that can be imported does.
 
         Raises: ModuleBroken: what declares it cannot be imported.
         """
         with self._lock:
-            for module in list(self._candidates(name)):
-                self.load(module)
+            for module, found in list(self._candidates(name)):
+                try:
+                    self.load(module)
+                except ModuleBroken:
+                    if name in found.names or name.startswith(f"{module}."):
+                        raise
+                    # Another may declare it, here or in another worker.
+                    continue
                 if (task := self._app.tasks.get(name)) is not None:
                     return task
             return self._app.tasks.get(name)
 
-    def _candidates(self, name: str) -> Iterator[str]:
+    def broken(self) -> list[str]:
+        """The modules whose last import failed."""
+        return sorted(self._broken)
+
+    def _candidates(self, name: str) -> Iterator[tuple[str, Declared]]:
         """Modules that declare the task; then those that may."""
-        for module, found in list(self._waiting.items()):
+        for module, found in self._waiting.items():
             if name in found.names:
-                yield module
-        for module, found in list(self._waiting.items()):
-            if not found.is_certain and module in self._waiting:
-                yield module
+                yield module, found
+        for module, found in self._waiting.items():
+            if not found.is_certain and name not in found.names:
+                yield module, found
 
     def load(self, module: str) -> None:
         """Import a module, unless that was done. Raises: ModuleBroken."""
@@ -177,12 +188,14 @@ class TaskModules:
             if text and clock.monotonic() - failed_at < _PAUSE:
                 raise ModuleBroken(text)
             began = clock.monotonic()
+            before = set(self._app.tasks)
             try:
                 with context.as_current(self._app):
                     plugins.load(module)
             except BaseException as exc:
                 text = f"the module {module!r} cannot be imported: {type(exc).__name__}: {exc}"
                 self._broken[module] = (clock.monotonic(), text)
+                self._forget_halves(before)
                 BUS.emit(ChildImportFailed(module, traceback.format_exc()))
                 raise ModuleBroken(text) from exc
             del self._waiting[module]
@@ -190,3 +203,10 @@ class TaskModules:
             BUS.emit(ChildImported(module, clock.monotonic() - began))
             if self.on_import is not None:
                 self.on_import(module)
+
+    def _forget_halves(self, before: set[str]) -> None:
+        """Take out the tasks of modules whose import did not end: they would run without half of their module."""
+        tasks = self._app.tasks
+        for name in set(tasks) - before:
+            if tasks[name].__module__ not in sys.modules:
+                tasks.unregister(name)

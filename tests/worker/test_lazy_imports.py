@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from harness import WAIT, wait_until
 
-from celeriac import Celeriac
+from celeriac import Celeriac, task_modules
 
 APP = """
 from celeriac import Celeriac
@@ -113,6 +113,63 @@ def test_a_broken_module_fails_its_own_tasks_and_no_others(proj: Proj) -> None:
     assert proj.call("thumbs.make", 3) == 6
     assert [letter.reason for letter in proj.app.broker.dead("celery")] == ["import failed"]
     assert "the task module broken cannot be imported" in proj.log()
+
+
+@pytest.mark.parametrize("flags", [("-c", "1"), ("-P", "threads", "-c", "4")], ids=["prefork", "threads"])
+def test_whatever_breaks_in_a_module_no_other_pays_for_it(proj: Proj, flags: tuple[str, ...]) -> None:
+    (proj.folder / "broken.py").write_text("def never(:\n")
+    with (proj.folder / "thumbs.py").open("a") as file:
+        file.write("import no_such_library\n")
+    proj.start(*flags, "task_unknown_grace=0")
+    # What a module with a slip declares cannot be read, so that it is asked before `computed` is.
+    assert proj.call("computed.a") == "computed"
+    with pytest.raises(Exception, match=r"module 'broken' cannot be imported.*SyntaxError"):
+        proj.call("broken.never")
+    # Its task was declared before the line that fails; it does not run in half of a module, now or later.
+    for _ in range(2):
+        with pytest.raises(Exception, match=r"module 'thumbs' cannot be imported.*no_such_library"):
+            proj.call("thumbs.make", 3)
+    with pytest.raises(Exception, match=r"knows the task 'elsewhere\.work'"):
+        proj.call("elsewhere.work")
+    assert proj.call("post.send", 1) == 2
+    letters = {letter.reason: letter.detail for letter in proj.app.broker.dead("celery")}
+    assert letters.keys() == {"import failed", "unknown task"}
+    assert letters["unknown task"].endswith("these modules could not be imported: broken, thumbs")
+
+
+def test_a_module_that_is_mended_is_imported_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    declared = "from celeriac import current_app\n@current_app.task\ndef one(): return LATE\n"
+    (tmp_path / "mended.py").write_text(declared + "import no_such_library\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(task_modules, "_PAUSE", 0.0)
+    app = Celeriac("mending", broker="memory://mending", set_as_current=False)
+    modules = task_modules.TaskModules(app, ["mended"])
+    with pytest.raises(task_modules.ModuleBroken):
+        modules.task("mended.one")
+    assert "mended.one" not in app.tasks and modules.broken() == ["mended"]
+    (tmp_path / "mended.py").write_text(declared + "LATE = 'mended'\n")
+    assert modules.task("mended.one")() == "mended"
+    assert modules.broken() == []
+    app.close()
+
+
+def test_every_way_to_name_a_module_waits_for_its_tasks(proj: Proj) -> None:
+    (proj.folder / "shop").mkdir()
+    (proj.folder / "shop" / "__init__.py").touch()
+    code = "@app.task\ndef work(): return __name__\n"
+    for name in ("shop.tasks", "flagged", "set"):
+        path = proj.folder / f"{name.replace('.', '/')}.py"
+        path.write_text(MODULE.format(folder=proj.folder, name=name) + code)
+    with (proj.folder / "proj.py").open("a") as file:
+        file.write("app.autodiscover_tasks(['shop'])\napp.conf.imports = ['set']\n")
+    proj.start("-c", "1", "-I", "flagged")
+    assert proj.call("proj.loaded", NAMES)[1] == [] == proj.imports()
+    # Their names are known to the worker, and told, all the same.
+    for name in ("flagged.work", "post.send", "set.work", "shop.tasks.work", "thumbs.make"):
+        assert name in proj.log()
+    for name in ("shop.tasks", "set", "flagged"):
+        assert proj.call(f"{name}.work") == name
+    assert set(proj.imports()) == {"shop.tasks", "set", "flagged"}
 
 
 def test_a_name_that_is_computed_is_found_all_the_same(proj: Proj) -> None:

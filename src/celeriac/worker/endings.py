@@ -89,6 +89,8 @@ def bury_unknown(delivery: Delivery, decoded: message.Message, bench: Workbench)
     """A message whose task no worker has known for `task_unknown_grace` becomes a dead letter."""
     BUS.emit(TaskUnknown(decoded.id, decoded.task, False, delivery))
     detail = f"no worker of this queue knows the task {decoded.task!r}"
+    if bench.app.modules is not None and (broken := bench.app.modules.broken()):
+        detail += f"; these modules could not be imported: {', '.join(broken)}"
     _bury_stranger(delivery, decoded, _burial(delivery, "unknown task", detail), NotRegistered, bench)
 
 
