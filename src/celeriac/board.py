@@ -90,6 +90,8 @@ class ChildBoard:
     def __init__(self, fd: int, slots: int) -> None:
         """Map a board that was made for that many slots. The descriptor may be closed afterwards."""
         self.slots = slots
+        #: The slot behind the last: for what no slot does and the process may die of, the import of a task's module.
+        self.aside = slots
         #: How long (seconds) after a hard limit the supervisor is to act for this child: where it is the safety net.
         self.net = 0.0
         self._map = mmap.mmap(fd, board_size(slots))
@@ -140,7 +142,7 @@ class ChildBoard:
     def read(self) -> ChildSnapshot:
         """What is on the board now. A run that starts or ends while this looks may be seen or not."""
         done, failed, memory, beat_at, round_at, take, settle, store = _HEADER.unpack_from(self._map)
-        records = _SLOT.iter_unpack(self._map[_FIRST_SLOT : _FIRST_SLOT + self.slots * _SLOT.size])
+        records = _SLOT.iter_unpack(self._map[_FIRST_SLOT : board_size(self.slots)])
         runs = tuple(
             RunSnapshot(slot, first, key, name.decode(errors="replace"), started, soft_at, hard_at, net)
             for slot, (first, soft_at, hard_at, key, name, net, started, last) in enumerate(records)
@@ -155,8 +157,8 @@ class ChildBoard:
 
 
 def board_size(slots: int) -> int:
-    """Bytes of a board for that many slots."""
-    return _FIRST_SLOT + slots * _SLOT.size
+    """Bytes of a board for that many slots, and the one aside."""
+    return _FIRST_SLOT + (slots + 1) * _SLOT.size
 
 
 def board_fd(slots: int) -> int:

@@ -137,6 +137,18 @@ def test_whatever_breaks_in_a_module_no_other_pays_for_it(proj: Proj, flags: tup
     assert letters["unknown task"].endswith("these modules could not be imported: broken, thumbs")
 
 
+def test_a_module_that_ends_its_process_ends_as_a_dead_letter(proj: Proj) -> None:
+    (proj.folder / "broken.py").write_text(
+        "import os\nfrom proj import app\n@app.task\ndef never(): ...\nos._exit(3)\n"
+    )
+    names = ("thumbs.make", "broken.never", "post.send", "thumbs.make")
+    sent = [proj.app.send_task(name, () if "never" in name else (1,)) for name in names]
+    proj.start("-c", "1", "task_max_deliveries=1")
+    assert [sent[number].get(timeout=WAIT) for number in (0, 2, 3)] == [2, 2, 2]
+    wait_until(lambda: bool(proj.app.broker.dead("celery")), proj.log)
+    assert [letter.reason for letter in proj.app.broker.dead("celery")] == ["crashed"]
+
+
 def test_a_module_that_is_mended_is_imported_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     declared = "from celeriac import current_app\n@current_app.task\ndef one(): return LATE\n"
     (tmp_path / "mended.py").write_text(declared + "import no_such_library\n")

@@ -344,15 +344,20 @@ class TaskConsumer:
         BUS.emit(TaskUnknown(decoded.id, decoded.task, True, delivery))
 
     def _import(self, delivery: Delivery, decoded: Message) -> Any:
-        """The task, from a module that is imported now. None: there is none, and the message's fate is noted."""
-        modules = self._bench.app.modules
+        """The task, from a module that is imported now. None: there is none, and the message's fate is noted.
+
+        It stands on the board like a run: for what dies of an import must be counted.
+        """
+        modules, board = self._bench.app.modules, self._board
+        board.begin(board.aside, delivery.key, decoded.task.encode(), clock.monotonic(), 0.0, 0.0)
         try:
             task = None if modules is None else modules.task(decoded.task)
         except ModuleBroken as exc:
             endings.bury_unimportable(delivery, decoded, exc, self._bench)
             return None
         finally:
-            self._board.come_round(clock.monotonic())
+            board.end(board.aside)
+            board.come_round(clock.monotonic())
         if task is None:
             self._put_back_unknown(delivery, decoded)
         return task
