@@ -173,6 +173,8 @@ def test_queues_watches_until_interrupted(shop):
     with subprocess.Popen(
         [sys.executable, "-m", "celeriac", "-A", "proj", "queues", "--watch", "0.1"],
         cwd=shop.path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=shop.environ(),
+        # Who starts the tests in the background of a shell has it ignore this signal, and all its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as watch:  # fmt: skip
         assert watch.stdout is not None
         shown = [watch.stdout.readline() for _ in range(6)]
