@@ -14,6 +14,7 @@ import pytest
 from harness import WAIT, wait_until
 
 from celeriac import Celeriac, task_modules
+from celeriac.exceptions import WorkerLostError
 
 APP = """
 from celeriac import Celeriac
@@ -145,7 +146,8 @@ def test_a_module_that_ends_its_process_ends_as_a_dead_letter(proj: Proj) -> Non
     sent = [proj.app.send_task(name, () if "never" in name else (1,)) for name in names]
     proj.start("-c", "1", "task_max_deliveries=1")
     assert [sent[number].get(timeout=WAIT) for number in (0, 2, 3)] == [2, 2, 2]
-    wait_until(lambda: bool(proj.app.broker.dead("celery")), proj.log)
+    with pytest.raises(WorkerLostError, match="its process died"):
+        sent[1].get(timeout=WAIT)
     assert [letter.reason for letter in proj.app.broker.dead("celery")] == ["crashed"]
 
 

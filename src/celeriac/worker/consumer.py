@@ -86,6 +86,7 @@ class TaskConsumer:
         self._accept = frozenset(conf.accept_content)
         self._grace: float = conf.task_unknown_grace
         #: So many crashes behind a message mean that one more makes it a dead letter.
+        self._most_crashes = conf.task_max_deliveries
         self._last_chance = max(1, conf.task_max_deliveries - 1)
         self.waiting: deque[Delivery] = deque()
         #: How many came with the last `take`.
@@ -307,8 +308,12 @@ class TaskConsumer:
         if verdict is not None and verdict.startswith(REVOKED):
             endings.end_revoked(verdict, delivery, decoded, self._bench)
             return None
-        task = self._tasks.get(decoded.task) or self._import(delivery, decoded)
-        if task is None:
+        task = self._tasks.get(decoded.task)
+        if task is None and delivery.crashes > self._most_crashes:
+            # It was to be buried before, and that killed a process too: it may be the module that does.
+            endings.bury_crashed(delivery, decoded, self._bench)
+            return None
+        if (task := task or self._import(delivery, decoded)) is None:
             return None
         request = Request(decoded, delivery, self._bench.hostname)
         request.task_object, request.holder = task, self._consumer

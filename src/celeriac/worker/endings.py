@@ -101,6 +101,12 @@ def bury_unimportable(
     _bury_stranger(delivery, decoded, _burial(delivery, "import failed", str(error)), type(error), bench)
 
 
+def bury_crashed(delivery: Delivery, decoded: message.Message, bench: Workbench) -> None:
+    """A message that has killed its processes becomes a dead letter, with its task's module left alone."""
+    detail = (delivery.verdict or "").partition(":")[2]
+    _bury_stranger(delivery, decoded, Bury(CRASHED, detail), WorkerLostError, bench)
+
+
 def _bury_stranger(
     delivery: Delivery, decoded: message.Message, burial: Bury, kind: type[Exception], bench: Workbench
 ) -> None:
