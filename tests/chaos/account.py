@@ -8,7 +8,7 @@ A second run of a task must have a reason that is no fault of ours:
 - its process died between the two runs;
 - its worker was cut off from the broker for so long that the lease may have ended: its supervisor dead or
   stopped, its network down. The server's absence alone is no reason, nor is the death of a template, nor a clock;
-- its worker was told to stop, and it ran longer than a stop waits.
+- its worker was told to stop, and it ran longer than a stop waits; or the worker was told so twice.
 """
 
 from __future__ import annotations
@@ -168,10 +168,10 @@ class _Book:
                 self._deaths[run.pid].append(run.death)
         self._server = [deed for deed in story.deeds if deed.target == "server"]
         self._cuts: dict[str, list[Deed]] = defaultdict(list)
-        self._stops: dict[str, float] = {}
+        self._stops: dict[str, list[float]] = defaultdict(list)
         for deed in story.deeds:
             if deed.target == "supervisor" and deed.how == "TERM":
-                self._stops[deed.worker] = deed.since
+                self._stops[deed.worker].append(deed.since)
             elif deed.target == "supervisor" or (deed.target == "network" and deed.how != "delay"):
                 self._cuts[deed.worker].append(deed)
         self.reasons: Counter[str] = Counter()
@@ -189,8 +189,9 @@ class _Book:
             return "its process died"
         if self._was_cut_off(first, second.begin):
             return "its worker was cut off"
-        stop = self._stops.get(first.worker)
-        if stop is not None and second.begin - stop >= self.terms.shutdown_timeout - 0.2:
+        stops = [at for at in self._stops[first.worker] if at <= second.begin]
+        # Told a second time, it waits no longer.
+        if stops and (len(stops) > 1 or second.begin - stops[0] >= self.terms.shutdown_timeout - 0.2):
             return "its worker was told to stop"
         return None
 

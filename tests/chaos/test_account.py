@@ -89,6 +89,13 @@ def test_a_duplicate_is_not_explained_by(deed: Deed) -> None:
     assert list(tell(FIRST, AGAIN, deeds=(deed,)).broken) == ["a duplicate without a reason"]
 
 
+def test_a_second_stop_explains_a_duplicate_at_once_and_a_first_one_does_not() -> None:
+    stops = [Deed("supervisor", "TERM", "w1", 9, at) for at in (5.1, 5.9, 7.0)]
+    assert tell(FIRST, AGAIN, deeds=tuple(stops[:2])).is_good
+    for told in (stops[:1], stops[1:]):
+        assert list(tell(FIRST, AGAIN, deeds=tuple(told)).broken) == ["a duplicate without a reason"]
+
+
 def test_a_run_beside_another_whose_lease_is_valid_is_told() -> None:
     assert "ran while an earlier delivery held a valid lease" in tell(replace(FIRST, end=9.0), AGAIN).broken
 
