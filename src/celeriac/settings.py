@@ -214,7 +214,8 @@ _TASK = (
     Setting("task_max_deliveries", integer(1), 3,
             "Deliveries that ended with a dead process, after which a message goes to the dead letters."),
     Setting("task_dead_letter_max", integer(1), 100_000,
-            "How many dead letters a queue keeps: the oldest of more are deleted, and counted. None is no limit.",
+            "How many dead letters a queue keeps: the oldest of more are deleted, and counted. None is no limit. In "
+            "Redis each takes its message and about 0.4 KB: with large messages, set a lower number.",
             optional=True),
     Setting("task_dead_letter_expires", seconds(), 30 * 86400.0,
             "Seconds that a dead letter is kept; then it is deleted, and counted. None is for ever.", optional=True),
