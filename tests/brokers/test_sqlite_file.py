@@ -332,7 +332,7 @@ class TestTrouble:
                 began = time.monotonic()
                 with pytest.raises(BrokerUnavailable, match=r"queue\.sqlite"):
                     broker.send([Outgoing("q", message("no"))], 0.2)
-                assert 0.15 < time.monotonic() - began < 1.0
+                assert 0.15 < time.monotonic() - began < 3.0
             with pytest.raises(BrokerUnavailable):
                 consume(broker).take(1, 0)
             assert broker.stats("q").ready == 1

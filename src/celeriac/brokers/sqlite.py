@@ -40,8 +40,6 @@ from celeriac.urls import Url
 
 T = TypeVar("T")
 
-#: A `take` that finds the file locked waits this long at least before it says so.
-TAKE_PATIENCE: Final = 1.0
 #: Messages that one transaction of `purge` deletes: senders are let in between.
 PURGED_AT_ONCE: Final = 10_000
 #: Housekeeping is done by a `take` when nobody has done it for this part of a lease.
@@ -251,7 +249,8 @@ class SQLiteConsumer:
     def take(self, limit: int, timeout: float) -> list[Delivery]:
         deadline = clock.monotonic() + timeout
         while True:
-            patience = max(TAKE_PATIENCE, deadline - clock.monotonic())
+            # However short its wait: other threads of the process, and other processes, use the file in turn.
+            patience = max(PATIENCE, deadline - clock.monotonic())
             with translated(self._file, BrokerUnavailable, BrokerRefused):
                 seen = self._file.version(patience)
                 quiet = self._file.read(self._quiet_for, patience)
