@@ -96,9 +96,11 @@ class Steward(threading.Thread):
             self._drain()
 
     def _drain(self) -> None:
+        # Told before it is woken: a child that is idle ends as soon as it is.
+        self._consumer.stopping.set()
+        BUS.emit(ChildDraining())
         self._consumer.stop()
         self._on_begin()
-        BUS.emit(ChildDraining())
         self._consumer.give_back()
 
     def _revoke(self, word: Revoke) -> None:
