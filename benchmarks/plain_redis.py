@@ -41,6 +41,10 @@ class Redis:
         text = self.call("INFO", "everything").decode()
         return int(next(line.partition(":")[2] for line in text.splitlines() if line.startswith(name + ":")))
 
+    def memory(self) -> int:
+        """Bytes that the server has in use, without the buffers of its clients: these come and go."""
+        return self.info("used_memory") - self.info("mem_clients_normal")
+
     def close(self) -> None:
         self._sock.close()
 

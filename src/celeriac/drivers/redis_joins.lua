@@ -19,6 +19,21 @@ local function join_message(stored)
   return {header.queue, header.class, delay, string.sub(stored, newline + 1)}
 end
 
+-- Begin a join, unless it is there. `due`: milliseconds from now, or ''. Returns whether it is new.
+local function open_join(name, size, queue, class, due, delay, message, lifetime)
+  if redis.call('EXISTS', name) == 1 then return 0 end
+  local header = {queue = queue, class = class}
+  if delay ~= '' then
+    header.delay = tonumber(delay)
+  elseif due ~= '' then
+    local t = redis.call('TIME')
+    header.due = t[1] * 1000 + math.floor(t[2] / 1000) + due
+  end
+  redis.call('HSET', name, 'm', cjson.encode(header) .. '\n' .. message, 's', size)
+  redis.call('PEXPIRE', name, lifetime)
+  return 1
+end
+
 -- A result comes to a join. Returns the join's message where it is complete by that, else nil; and `again` when the one
 -- by which it was complete comes once more.
 local function arrive(name, place, data, again)
