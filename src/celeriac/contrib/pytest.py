@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -45,16 +45,23 @@ def _worker(
         yield worker
 
 
+def _same_as(name: str, scope: Literal["session", "function"] = "session") -> Any:
+    """A fixture under a second name. What tests override may be overridden under either."""
+
+    @pytest.fixture(scope=scope)
+    def same(request: pytest.FixtureRequest) -> Any:
+        return request.getfixturevalue(name)
+
+    return same
+
+
 @pytest.fixture(scope="session")
 def celeriac_config() -> Mapping[str, Any]:
     """Override it: settings of the applications."""
     return {}
 
 
-@pytest.fixture(scope="session")
-def celery_config(celeriac_config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_config
+celery_config = _same_as("celeriac_config")
 
 
 @pytest.fixture(scope="session")
@@ -63,10 +70,7 @@ def celeriac_parameters() -> Mapping[str, Any]:
     return {}
 
 
-@pytest.fixture(scope="session")
-def celery_parameters(celeriac_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_parameters
+celery_parameters = _same_as("celeriac_parameters")
 
 
 @pytest.fixture(scope="session")
@@ -75,10 +79,7 @@ def celeriac_worker_parameters() -> Mapping[str, Any]:
     return {}
 
 
-@pytest.fixture(scope="session")
-def celery_worker_parameters(celeriac_worker_parameters: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_worker_parameters
+celery_worker_parameters = _same_as("celeriac_worker_parameters")
 
 
 @pytest.fixture(scope="session")
@@ -87,10 +88,7 @@ def celeriac_worker_pool() -> str:
     return "solo"
 
 
-@pytest.fixture(scope="session")
-def celery_worker_pool(celeriac_worker_pool: str) -> str:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_worker_pool
+celery_worker_pool = _same_as("celeriac_worker_pool")
 
 
 @pytest.fixture(scope="session")
@@ -99,10 +97,7 @@ def celeriac_includes() -> Sequence[str]:
     return ()
 
 
-@pytest.fixture(scope="session")
-def celery_includes(celeriac_includes: Sequence[str]) -> Sequence[str]:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_includes
+celery_includes = _same_as("celeriac_includes")
 
 
 @pytest.fixture(scope="session")
@@ -111,10 +106,7 @@ def celeriac_class_tasks() -> Sequence[Any]:
     return ()
 
 
-@pytest.fixture(scope="session")
-def celery_class_tasks(celeriac_class_tasks: Sequence[Any]) -> Sequence[Any]:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_class_tasks
+celery_class_tasks = _same_as("celeriac_class_tasks")
 
 
 @pytest.fixture(scope="session")
@@ -123,10 +115,7 @@ def celeriac_enable_logging() -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def celery_enable_logging(celeriac_enable_logging: bool) -> bool:
-    """The same by Celery's name: override one of the two."""
-    return celeriac_enable_logging
+celery_enable_logging = _same_as("celeriac_enable_logging")
 
 
 @pytest.fixture(scope="session")
@@ -135,10 +124,7 @@ def use_celeriac_app_trap() -> bool:
     return False
 
 
-@pytest.fixture(scope="session")
-def use_celery_app_trap(use_celeriac_app_trap: bool) -> bool:
-    """The same by Celery's name: override one of the two."""
-    return use_celeriac_app_trap
+use_celery_app_trap = _same_as("use_celeriac_app_trap")
 
 
 @pytest.fixture
@@ -210,25 +196,10 @@ def celeriac_inline_worker(celery_app: Celeriac) -> Generator[InlineWorker]:
         yield worker
 
 
-@pytest.fixture
-def celeriac_app(celery_app: Celeriac) -> Celeriac:
-    """`celery_app`."""
-    return celery_app
+celeriac_app = _same_as("celery_app", "function")
 
+celeriac_worker = _same_as("celery_worker", "function")
 
-@pytest.fixture
-def celeriac_worker(celery_worker: TestWorkController | None) -> TestWorkController | None:
-    """`celery_worker`."""
-    return celery_worker
+celeriac_session_app = _same_as("celery_session_app")
 
-
-@pytest.fixture(scope="session")
-def celeriac_session_app(celery_session_app: Celeriac) -> Celeriac:
-    """`celery_session_app`."""
-    return celery_session_app
-
-
-@pytest.fixture(scope="session")
-def celeriac_session_worker(celery_session_worker: TestWorkController | None) -> TestWorkController | None:
-    """`celery_session_worker`."""
-    return celery_session_worker
+celeriac_session_worker = _same_as("celery_session_worker")

@@ -38,7 +38,7 @@ class InlineWorker:
         self._clock = moving
         options = WorkerOptions(queues=queues, hostname="inline@test")
         names = queues_of(app.conf, options, options.hostname)
-        space = Space.open(urls.parse(app.conf.broker_write_url or app.conf.broker_url))
+        space = Space.open(urls.parse(app.conf.broker_read_url or app.conf.broker_url))
         self._queues = [space.queue(name) for name in names]
         ours, theirs = (Channel(end, blocking=False) for end in wire.socket_pair())
         free.callback(ours.close)

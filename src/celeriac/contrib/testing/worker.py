@@ -1,7 +1,8 @@
 """A worker in a thread of the test's own process: it takes, runs and settles as a worker's child does.
 
 There is no supervisor and no other process: a task that ends its process ends the test run. Runs are in threads of
-their own, with `pool="solo"` in one, so that time limits hold. No signal handler is installed.
+their own, with `pool="solo"` in one, so that time limits hold. No signal handler is installed. Another thread hears
+what `app.control` says, as a supervisor does.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Final
 from celeriac import brokers, connections, logs, signals, wire
 from celeriac.board import ChildBoard, board_fd
 from celeriac.contrib.testing import tasks
+from celeriac.contrib.testing.hearing import Attendant
 from celeriac.dispatch import Signal
 from celeriac.events import BUS
 from celeriac.exceptions import ImproperlyConfigured, UnknownOption
@@ -23,6 +25,7 @@ from celeriac.pools.threads import ThreadsPool
 from celeriac.supervisor.leases import LeaseKeeper, Terms
 from celeriac.wire import Channel, Drain, Fork, Stopping, Up, WorkerOptions
 from celeriac.worker import life
+from celeriac.worker.here import HERE
 from celeriac.worker.main import assemble
 from celeriac.worker.template import queues_of
 
@@ -57,11 +60,17 @@ class TestWorkController:
             app, options, Fork(1, owner, slots), self._theirs, self._board, self._pool, in_main_thread=False
         )
         conf = app.conf
-        terms = Terms(queues_of(conf, options, options.hostname), conf.worker_lease, conf.task_max_deliveries)
+        queues = queues_of(conf, options, options.hostname)
+        terms = Terms(queues, conf.worker_lease, conf.task_max_deliveries)
         # A connection of its own, as a supervisor has: tasks do not hold it up.
-        self._broker = brokers.connect(*connections.of_broker(conf))
+        self._broker = brokers.connect(*connections.of_broker(conf, reading=True))
         self._keeper = LeaseKeeper(self._broker, terms, lambda: None)
         self._keeper.add(owner)
+        self._attendant = (
+            Attendant(self._broker, queues, self._parts, self._ours, self._keeper, options.pool or "threads")
+            if conf.worker_enable_remote_control
+            else None
+        )
         self._thread = threading.Thread(target=self._work, name="celeriac-test-worker", daemon=True)
 
     def start(self) -> None:
@@ -69,7 +78,10 @@ class TestWorkController:
         signals.worker_init.send(sender=self)
         life.child_begins(self.hostname)
         self._keeper.start()
+        HERE.enter(self._parts)
         self._parts.steward.start()
+        if self._attendant is not None:
+            self._attendant.start()
         self._thread.start()
         life.tell(self.app, self._options, Up())
 
@@ -83,10 +95,13 @@ class TestWorkController:
                 "Worker thread failed to exit within the allocated timeout. "
                 "Consider raising `shutdown_timeout` if your tasks take longer to execute."
             )
+        if self._attendant is not None:
+            self._attendant.close(_LAST_CALL)
         self._ours.close()
         self._parts.steward.join()
         self._parts.steward.close()
         self._theirs.close()
+        HERE.leave(self._parts)
         self._keeper.close(_LAST_CALL)
         self._broker.close()
         life.tell(self.app, self._options, None)
@@ -143,7 +158,9 @@ def start_worker(
     setup_app_for_worker(app, loglevel)
     hostname = options.get("hostname") or f"gen{os.getpid()}@test"
     worker = TestWorkController(
-        app, WorkerOptions(hostname=hostname, queues=names), concurrency if pool == "threads" else 1
+        app,
+        WorkerOptions(hostname=hostname, queues=names, pool=pool),
+        concurrency if pool == "threads" else 1,
     )
     worker.start()
     try:
