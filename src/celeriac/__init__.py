@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from celeriac.compat import current_app, current_task
     from celeriac.declaring import shared_task
     from celeriac.message import new_id as uuid
+    from celeriac.queues import Broadcast, Exchange, Queue
     from celeriac.task import Task
     from celeriac.workflow.chain import chain
     from celeriac.workflow.chord import chord
@@ -26,8 +27,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Broadcast",
     "Celeriac",
     "Celery",
+    "Exchange",
+    "Queue",
     "Signature",
     "Task",
     "__version__",
@@ -49,6 +53,9 @@ __all__ = [
 _NAMES: Final = {
     "Celeriac": "celeriac.app:Celeriac",
     "Celery": "celeriac.app:Celery",
+    "Broadcast": "celeriac.queues:Broadcast",
+    "Exchange": "celeriac.queues:Exchange",
+    "Queue": "celeriac.queues:Queue",
     "Signature": "celeriac.workflow.signature:Signature",
     "Task": "celeriac.task:Task",
     "chain": "celeriac.workflow.chain:chain",

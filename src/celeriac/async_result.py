@@ -50,7 +50,7 @@ class ResultBase:
 class AsyncResult(ResultBase, Generic[R]):
     """The result of one call, by its task id. For type checkers it knows what the task returns.
 
-    Programs hold a million of them: one that waits is an id of 128 bits and a reference, 96 bytes in all.
+    Programs hold a million of them: one that waits is an id of 128 bits and a reference, 80 bytes in all.
     """
 
     __slots__ = ("_id", "_origin")
@@ -68,7 +68,7 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> None:
         if id is None:  # pyright: ignore[reportUnnecessaryComparison]
             raise ValueError("a result needs the id of a task, not None")
-        self._id: int | str = id
+        self._id: complex | str = id
         self._origin = Origin(app, backend, task_name, ignored)
         if parent is not None:
             self.parent = parent
@@ -77,7 +77,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def sent(cls, key: bytes, origin: Origin) -> AsyncResult[R]:
         """The result of a call that has been sent with that key."""
         result = cls.__new__(cls)
-        result._id = int.from_bytes(key, "big")
+        result._id = complex(*message.HALVES.unpack(key))
         result._origin = origin
         return result
 
@@ -98,7 +98,7 @@ class AsyncResult(ResultBase, Generic[R]):
     def key(self) -> bytes:
         """The id as the store knows it."""
         own = self._id
-        return own.to_bytes(16, "big") if isinstance(own, int) else message.key_of(own)
+        return message.key_of(own) if isinstance(own, str) else message.HALVES.pack(own.real, own.imag)
 
     @property
     def app(self) -> Results:

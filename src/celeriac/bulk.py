@@ -34,7 +34,8 @@ class Pattern:
             self._check(*args, **kwargs)
         call = self._call
         options = replace(self._options, group_index=place, chord=seat)
-        return Call(Message(key, self._name, args, kwargs, options), call.queue, call.due_at, call.priority)
+        made = Message(key, self._name, args, kwargs, options)
+        return Call(made, call.queue, call.due_at, call.priority, call.others)
 
     def note_result(self, key: bytes, results: Members) -> None:
         """Append the result of one call."""

@@ -2,7 +2,7 @@
 
 `Configuration` is what users know as `app.conf`. Values are resolved when they are given, so that reading one
 is reading an attribute. Sources, from the weakest: defaults, `add_defaults`, a settings object or module, the
-environment, what the program writes, the command line.
+environment, what the program writes, URLs of the environment, the command line.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect
 from celeriac.setting_sources import Given
 from celeriac.settings import SETTINGS, Setting, mask
 from celeriac.settings_without_effect import NOT_YET, OPTIONS_WITHOUT_EFFECT, WITHOUT_EFFECT
+from celeriac.urls import MASK
 
 
 class Level(IntEnum):
@@ -31,7 +32,9 @@ class Level(IntEnum):
     OBJECT = 2
     ENVIRONMENT = 3
     WRITTEN = 4
-    COMMAND_LINE = 5
+    #: URLs from the environment: with Celery too they win over what the program says.
+    ENVIRONMENT_URL = 5
+    COMMAND_LINE = 6
 
 
 class ConfigRow(msgspec.Struct, frozen=True):
@@ -66,7 +69,10 @@ class Configuration:
             for row in SETTINGS.values()
         }
         self._apply(Level.DEFAULT, defaults)
-        self._apply(Level.ENVIRONMENT, sources.from_environ(self._environ))
+        given = sources.from_environ(self._environ)
+        urls = {name: given.pop(name) for name in sources.URLS if name in given}
+        self._apply(Level.ENVIRONMENT, given)
+        self._apply(Level.ENVIRONMENT_URL, urls)
 
     def config_from_object(self, target: Any, namespace: str | None = None) -> None:
         """Read the settings of an object, module or mapping, or of what `module` or `module:attribute` names.
@@ -255,7 +261,7 @@ class Configuration:
 
 
 def _censor(name: str, value: Any) -> Any:
-    return "***" if SETTINGS[name].secret and value is not None else mask(value)
+    return MASK if SETTINGS[name].secret and value is not None else mask(value)
 
 
 class Settings(Configuration):

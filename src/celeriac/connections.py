@@ -24,7 +24,17 @@ class Opened(NamedTuple):
     thing: Any
 
 
-_REDIS: Final = frozenset({"redis", "rediss", "unix", "valkey"})
+_REDIS: Final = frozenset(
+    {
+        "redis", "redis+cluster", "redis+sentinel", "rediss", "rediss+cluster", "rediss+sentinel", "sentinel", "unix",
+        "valkey",
+    }
+)  # fmt: skip
+_POSTGRES: Final = frozenset({"postgres", "postgresql"})
+#: `broker_use_ssl` in libpq's words.
+_LIBPQ: Final[Mapping[str, str]] = {
+    "ssl_ca_certs": "sslrootcert", "ssl_certfile": "sslcert", "ssl_keyfile": "sslkey", "ssl_password": "sslpassword",
+}  # fmt: skip
 _TLS: Final = (
     "ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname",
     "ssl_ciphers", "ssl_keyfile", "ssl_password",
@@ -33,9 +43,10 @@ _TLS: Final = (
 _CHECKS: Final = ("none", "optional", "required")
 
 
-def of_broker(conf: Any) -> Place:
-    """Where messages are sent and taken. Raises: ImproperlyConfigured: there are several URLs."""
-    url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
+def of_broker(conf: Any, *, reading: bool = False) -> Place:
+    """Where messages are sent, or taken by workers. Raises: ImproperlyConfigured: there are several URLs."""
+    own = conf.broker_read_url if reading else conf.broker_write_url
+    url = _single(own or conf.broker_url, "broker_url")
     options: dict[str, Any] = {}
     if _scheme(url) in _REDIS:
         options = {
@@ -43,7 +54,16 @@ def of_broker(conf: Any) -> Place:
             "socket_connect_timeout": conf.broker_connection_timeout,
             **_tls(conf.broker_use_ssl, "broker_use_ssl"),
         }
-    return url, options | conf.broker_transport_options
+    elif _scheme(url) in _POSTGRES:
+        options = _of_postgres(conf)
+    return url, options | _transport(conf)
+
+
+def of_place(conf: Any, what: str) -> Place | None:
+    """Where the `broker`, the `reader` (which workers take from) or the `result store` of an application is."""
+    if what == "result store":
+        return of_results(conf)
+    return of_broker(conf, reading=what == "reader")
 
 
 def of_results(conf: Any) -> Place | None:
@@ -51,13 +71,15 @@ def of_results(conf: Any) -> Place | None:
     if conf.result_backend is None:
         url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
         tls = _tls(conf.redis_backend_use_ssl or conf.broker_use_ssl, "broker_use_ssl")
-        transport = {**conf.broker_transport_options, **conf.result_backend_transport_options}
+        transport = {**_transport(conf), **conf.result_backend_transport_options}
     elif _scheme(conf.result_backend) in ("disabled", "none"):
         return None
     else:
         url = _single(conf.result_backend, "result_backend")
         tls = _tls(conf.redis_backend_use_ssl, "redis_backend_use_ssl")
         transport = dict(conf.result_backend_transport_options)
+    if _scheme(url) in _POSTGRES:
+        return url, _of_postgres(conf) | transport
     if _scheme(url) not in _REDIS:
         return url, transport
     given = {
@@ -68,6 +90,28 @@ def of_results(conf: Any) -> Place | None:
         "client_name": conf.redis_client_name,
     }
     return url, {name: value for name, value in given.items() if value is not None} | tls | transport
+
+
+def _transport(conf: Any) -> dict[str, Any]:
+    """The broker's own options: in which order queues are looked into is said to workers."""
+    given: dict[str, Any] = conf.broker_transport_options
+    return {name: value for name, value in given.items() if name != "queue_order_strategy"}
+
+
+def _of_postgres(conf: Any) -> dict[str, Any]:
+    """The settings that bear no server's name, and TLS, for libpq."""
+    given = _tls(conf.broker_use_ssl, "broker_use_ssl")
+    options: dict[str, Any] = {
+        "pool_limit": conf.broker_pool_limit or 0,
+        "connect_timeout": conf.broker_connection_timeout,
+    }
+    if given:
+        checks = given.get("ssl_cert_reqs", "required" if "ssl_ca_certs" in given else "none")
+        checks_name = checks == "required" and given.get("ssl_check_hostname", True)
+        options["sslmode"] = (
+            "verify-full" if checks_name else "verify-ca" if checks == "required" else "require"
+        )
+    return options | {_LIBPQ[name]: value for name, value in given.items() if name in _LIBPQ}
 
 
 def _single(urls: str, setting: str) -> str:

@@ -56,7 +56,7 @@ class Request:
 
     __slots__ = (
         "__dict__", "brought", "called_directly", "delivery", "holder", "hostname", "is_eager", "is_entered", "message",
-        "outer", "pending_retry", "progress", "replacement", "task_object",
+        "opened", "outer", "pending_retry", "progress", "replacement", "task_object",
     )  # fmt: skip
 
     def __init__(
@@ -88,6 +88,8 @@ class Request:
         self.progress: Any = None
         #: The calls that take this run's place: `Task.replace` has decided on them.
         self.replacement: list[Any] | None = None
+        #: The joins of what follows this run or takes its place: they are opened when it ends.
+        self.opened: list[Any] = []
 
     @property
     def options(self) -> Options:
@@ -271,6 +273,8 @@ REQUEST: Final[ContextVar[Request | None]] = ContextVar("celeriac_request", defa
 APP: Final[ContextVar[Any]] = ContextVar("celeriac_app", default=None)
 #: Where set, messages that would be sent are put into this list: they become part of a settlement.
 COLLECTED: Final[ContextVar[list[Any] | None]] = ContextVar("celeriac_collected", default=None)
+#: Where set, joins that would be opened are put into this list, for the same settlement.
+OPENED: Final[ContextVar[list[Any] | None]] = ContextVar("celeriac_opened", default=None)
 #: Where set, joins are opened here, and not in the application's result store: a workflow runs in its caller.
 JOINS: Final[ContextVar[Any]] = ContextVar("celeriac_joins", default=None)
 #: Whether `AsyncResult.get` may be called inside a task.
@@ -332,6 +336,14 @@ def collecting() -> Generator[list[Any]]:
     """Inside the block nothing is sent: the calls are put into the list."""
     calls: list[Any] = []
     with set_in(COLLECTED, calls):
+        yield calls
+
+
+@contextmanager
+def following(request: Request) -> Generator[list[Any]]:
+    """`collecting` for what is to be sent when this run ends: joins are not opened either, but noted in the request."""
+    request.opened = []
+    with set_in(OPENED, request.opened), collecting() as calls:
         yield calls
 
 

@@ -106,6 +106,9 @@ class SharedTask:
         task: Task[..., Any] = app.tasks[self.name_in(app)]
         return task
 
+    #: What Celery calls it.
+    _get_current_object = here
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.__wrapped__(*args, **kwargs) if self._is_plain() else self.here()(*args, **kwargs)
 

@@ -241,6 +241,14 @@ class BrokerLost(Event, frozen=True):
     delay: float
 
 
+class BrokerCaution(Event, frozen=True):
+    """The broker's server is set up to do what may lose something; told when a worker starts. `text`: what, and what
+    to do about it."""
+
+    place: str
+    text: str
+
+
 class BrokerBack(Event, frozen=True):
     """The broker answers again, after `away` seconds."""
 
@@ -262,6 +270,13 @@ class DeadLettersEvicted(Event, frozen=True):
     count: int
     reason: str
     oldest: str
+
+
+class CopiesForgotten(Event, frozen=True):
+    """A worker was away for so long that its `queue` was deleted, with its copies of what was sent to `broadcast`."""
+
+    broadcast: str
+    queue: str
 
 
 Listener = Callable[[Any], None]

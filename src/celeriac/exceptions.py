@@ -96,6 +96,10 @@ class BrokerRefused(OperationalError):
         self.settled = settled
 
 
+class QueueFull(BrokerRefused):
+    """As many messages wait in the queue as its `max_length` says. Nothing is ever dropped to make room."""
+
+
 class BackendError(CeleriacError):
     """The result store could not do what was asked of it."""
 

@@ -95,7 +95,7 @@ def _formatter(wishes: Wishes, is_terminal: bool, current: Current) -> logging.F
 
 
 def hide_passwords(text: str) -> str:
-    """The text with the passwords of its URLs replaced by `***`."""
+    """The text with the passwords of its URLs replaced by `********`."""
     return _CREDENTIALS.sub(rf"\g<1>:{MASK}@", text) if "://" in text else text
 
 

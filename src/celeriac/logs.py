@@ -327,6 +327,11 @@ def _broker_lost(event: events.BrokerLost) -> Line:
     return Line(logging.ERROR, text, {"place": place, "exception": error, "delay": event.delay})
 
 
+def _broker_caution(event: events.BrokerCaution) -> Line:
+    place = mask_url(event.place)
+    return Line(logging.WARNING, f"{place}: {event.text}", {"place": place, "caution": event.text})
+
+
 def _broker_back(event: events.BrokerBack) -> Line:
     place = mask_url(event.place)
     text = f"Connected to {place} again after {event.away:.1f} seconds"
@@ -349,6 +354,11 @@ def _dead_letters_evicted(event: events.DeadLettersEvicted) -> Line:
     text = f"{event.count} dead letters of queue {event.queue} were deleted: they {_EVICTED[event.reason]}"
     fields = {"queue": event.queue, "count": event.count, "reason": event.reason, "oldest": event.oldest}
     return Line(logging.WARNING, f"{text}. The oldest was {event.oldest}", fields)
+
+
+def _copies_forgotten(event: events.CopiesForgotten) -> Line:
+    text = f"queue {event.queue} was deleted, with its copies of what was sent to {event.broadcast}: its worker is gone"
+    return Line(logging.INFO, text, {"queue": event.queue, "broadcast": event.broadcast})
 
 
 #: How each class of events is told. `TELLERS` decides; the tests ask that no class is missing.
@@ -381,9 +391,11 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.ChildRecycled: Teller(logging.INFO, _child_recycled),
     events.ChildDied: Teller(logging.ERROR, _child_died),
     events.BrokerLost: Teller(logging.ERROR, _broker_lost),
+    events.BrokerCaution: Teller(logging.WARNING, _broker_caution),
     events.BrokerBack: Teller(logging.WARNING, _broker_back),
     events.LeaseWasLost: Teller(logging.WARNING, _lease_lost),
     events.DeadLettersEvicted: Teller(logging.WARNING, _dead_letters_evicted),
+    events.CopiesForgotten: Teller(logging.INFO, _copies_forgotten),
 }
 
 

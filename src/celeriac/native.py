@@ -8,17 +8,19 @@ at all and would only pay for the detour.
 
 from __future__ import annotations
 
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import RLock, allocate_lock, get_ident, start_new_thread
 from os import fork, waitpid
 from select import poll
 from signal import signal
-from socket import socket, socketpair
+from socket import getaddrinfo, socket, socketpair
 from time import sleep
 
 __all__ = [
+    "RLock",
     "allocate_lock",
     "fork",
     "get_ident",
+    "getaddrinfo",
     "poll",
     "signal",
     "sleep",

@@ -46,7 +46,23 @@ class Banned(Notice, frozen=True, kw_only=True):
 
 
 class Ask(Notice, frozen=True, kw_only=True):
-    """How are you? The answer is what `/status` of a health probe says."""
+    """How are you? The answer is what `/status` of a health probe says.
+
+    With `about`, one of `ABOUT`, it is a `supervisor.questions.Told`: what the process that knows has said of it.
+    """
+
+    about: str = ""
+    items: tuple[str, ...] = ()
+
+
+#: What the template knows: the settings and the tasks of the application, and a report for people.
+ABOUT_APP: Final = ("conf", "registered", "report")
+#: What each child knows: the tasks that it holds (those of `items`, or all), and how many it has run of which name.
+ABOUT_TASKS: Final = ("tasks", "counts")
+
+
+class Shutdown(Notice, frozen=True, kw_only=True):
+    """Stop in order, as after SIGTERM."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -57,14 +73,14 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 encode: Final = msgspec.msgpack.Encoder().encode
-_NOTICES: Final = msgspec.msgpack.Decoder(Revoke | Banned | Ask)
+_NOTICES: Final = msgspec.msgpack.Decoder(Revoke | Banned | Ask | Shutdown)
 _ANSWERS: Final = msgspec.msgpack.Decoder(Answer)
 
 
-def read(data: bytes) -> Revoke | Banned | Ask | None:
+def read(data: bytes) -> Revoke | Banned | Ask | Shutdown | None:
     """A notice; None: it cannot be read, as one of a later version, and is to be passed over."""
     try:
-        notice: Revoke | Banned | Ask = _NOTICES.decode(data)
+        notice: Revoke | Banned | Ask | Shutdown = _NOTICES.decode(data)
     except msgspec.MsgspecError:
         return None
     return notice

@@ -9,9 +9,9 @@ It never waits longer than `broker_publish_timeout`, publish retries included, a
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import tzinfo
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -23,6 +23,9 @@ from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.message import NO_OPTIONS, Message, Options
 from celeriac.routing import Router
 
+if TYPE_CHECKING:
+    from celeriac.brokers.room import Limited
+
 #: Messages that go to the broker in one piece when many are sent.
 CHUNK: Final = 1000
 #: A further try needs at least so many seconds: a broker's own tries have used up the rest.
@@ -30,12 +33,16 @@ _LEAST: Final = 0.1
 
 
 class Call(msgspec.Struct, frozen=True, gc=False):
-    """A message that is ready to be sent: to which queue, how urgent, and when it is due (epoch seconds)."""
+    """A message that is ready to be sent: to which queue, how urgent, and when it is due (epoch seconds).
+
+    `others` are further queues that get a copy, where an exchange has several bound.
+    """
 
     message: Message
     queue: str
     due_at: float | None = None
     priority: int = 0
+    others: tuple[str, ...] = ()
 
 
 class Producer:
@@ -44,7 +51,7 @@ class Producer:
     def __init__(self, conf: Any, open_broker: Callable[[], Broker], zone: Callable[[], tzinfo]) -> None:
         self._conf = conf
         self._open_broker = open_broker
-        self._broker: Broker | None = None
+        self._broker: Broker | Limited | None = None
         self.zone = zone
         self.version: int = conf.version
         self.router = Router(conf)
@@ -86,11 +93,10 @@ class Producer:
         """
         given = send_options.check(options, name)
         found = self.router.options_for(name, args, kwargs, given, task)
+        own = given
         if found and len(found) > 1:
             given = send_options.check(found, name) | given
-        queue = self.router.checked(
-            send_options.queue_name(given.get("queue") or found.get("queue") or self.router.default), name
-        )
+        queue, *others = self.router.queues_for(name, own, found)
         if "soft_time_limit" in given and "time_limit" in given:
             send_options.check_limits(given["soft_time_limit"], given["time_limit"], name)
         given = send_options.inherit(given, with_priority=self._inherits_priority)
@@ -102,11 +108,12 @@ class Producer:
             key = message.key_of(task_id)
             if message.id_of(key) != task_id:
                 resolved = msgspec.structs.replace(resolved, task_id=task_id)
-        return Call(Message(key, name, args, kwargs, resolved), queue, resolved.eta, resolved.priority)
+        made = Message(key, name, args, kwargs, resolved)
+        return Call(made, queue, resolved.eta, resolved.priority, tuple(others))
 
     def outgoing(self, call: Call) -> Outgoing:
-        """The bytes of a call that goes to the broker by another way. Raises: see `written`."""
-        return self.written(self.offered(call))
+        """The bytes of a call that goes to the broker by another way. Raises: see `to_one` and `written`."""
+        return self.written(self.offered(to_one(call)))
 
     def offered(self, call: Call) -> Call:
         """The call as those who hear of it have changed it. `written` is to follow."""
@@ -122,21 +129,38 @@ class Producer:
         data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
         return Outgoing(call.queue, data, call.priority, call.due_at)
 
-    def send(self, call: Call, retry: bool | None = None, policy: Mapping[str, Any] | None = None) -> None:
-        """When it returns, the broker has stored the message.
+    def send(
+        self,
+        call: Call,
+        retry: bool | None = None,
+        policy: Mapping[str, Any] | None = None,
+        connection: Any = None,
+    ) -> None:
+        """When it returns, the broker has stored the message; over a `connection` of the application's to the same
+        database, when that commits.
 
         Raises:
             BrokerUnavailable: not stored, or not known to be, within `broker_publish_timeout` seconds in all.
             BrokerRefused: the broker answered and refused.
             EncodeError, MessageTooLarge: see `written`.
+            ImproperlyConfigured: see `Transactional.send_within`.
         """
         if (collected := COLLECTED.get()) is not None:
-            collected.append(call)
+            if connection is not None:
+                raise ImproperlyConfigured("a call that others send, or of a coroutine, takes no connection=")
+            collected += copies((call,))
             return
         if BUS.wanted(TaskSending):
             call = self.offered(call)
+        if connection is not None and plugins.own("celeriac.within:send")(
+            self._open_broker(), [self.written(one) for one in copies((call,))], connection
+        ):
+            self.announce((call,))
+            return
         data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
-        batch = (Outgoing(call.queue, data, call.priority, call.due_at),)
+        batch: Sequence[Outgoing] = (Outgoing(call.queue, data, call.priority, call.due_at),)
+        if call.others:
+            batch = [Outgoing(one.queue, data, one.priority, one.due_at) for one in copies((call,))]
         started = clock.monotonic()
         try:
             (self._broker or self._connect()).send(batch, self._timeout)
@@ -155,7 +179,7 @@ class Producer:
         Raises: see `send`.
         """
         if (collected := COLLECTED.get()) is not None:
-            collected.extend(calls)
+            collected += copies(calls)
             return
         if BUS.wanted(TaskSending):
             calls = map(self.offered, calls)
@@ -163,7 +187,7 @@ class Producer:
         if is_announced:
             calls = list(calls)
         # Calls are written as they come: a hundred thousand of them alive at once keep the garbage collector busy.
-        batch = [self.written(call) for call in calls]
+        batch = [self.written(call) for call in copies(calls)]
         for start in range(0, len(batch), CHUNK):
             part = batch[start : start + CHUNK]
             self._send_patiently(part, self._timeout)
@@ -194,8 +218,11 @@ class Producer:
         """`broker_publish_timeout`, in seconds."""
         return self._timeout
 
-    def _connect(self) -> Broker:
-        broker = self._broker = self._open_broker()
+    def _connect(self) -> Broker | Limited:
+        broker: Broker | Limited = self._open_broker()
+        if self.router.most:
+            broker = plugins.own("celeriac.brokers.room:Limited")(broker, self.router.most)
+        self._broker = broker
         return broker
 
     def _send_again(
@@ -221,6 +248,29 @@ class Producer:
             pause = min(longest, pause + step)
             tries = None if tries is None else tries - 1
         raise error
+
+
+def copies(calls: Iterable[Call]) -> Iterator[Call]:
+    """One call for each queue that gets it."""
+    for call in calls:
+        if call.others:
+            for queue in (call.queue, *call.others):
+                yield msgspec.structs.replace(call, queue=queue, others=())
+        else:
+            yield call
+
+
+def to_one(call: Call) -> Call:
+    """The call, which becomes a retry or waits for a join: one message.
+
+    Raises: ImproperlyConfigured: several queues would get it.
+    """
+    if call.others:
+        named = ", ".join(map(repr, (call.queue, *call.others)))
+        raise ImproperlyConfigured(
+            f"{call.message.task!r} goes to one queue here, and its exchange gives it to {named}: name a queue"
+        )
+    return call
 
 
 def new_keys(count: int) -> list[bytes]:

@@ -32,6 +32,9 @@ class TaskRegistry(dict[str, Any]):
         Raises:
             AlreadyRegistered: another function has that name.
         """
+        kind: type[Any] = task.__class__
+        if hasattr(kind, "_get_current_object"):
+            task = task._get_current_object()  # a shared task
         earlier = self.get(task.name)
         if earlier is not None and earlier is not task and earlier.source != task.source:
             raise AlreadyRegistered(

@@ -240,12 +240,13 @@ class ResultSet(ResultBase):
             else:
                 yield place, leaf, leaf.final
         if missing:
-            keys = _Keys(missing, leaf_at)
-            for turn, record in arrivals(self.app, self.app.backend, keys, timeout, wait):
-                leaf = leaf_at(missing[turn])
+            places = range(count) if len(missing) == count else missing
+            del missing  # mostly all are, and a range takes no memory
+            for turn, record in arrivals(self.app, self.app.backend, _Keys(places, leaf_at), timeout, wait):
+                leaf = leaf_at(places[turn])
                 if count <= PAGE or leaf.is_listened_to:
                     leaf.learn(record)
-                yield missing[turn], leaf, record
+                yield places[turn], leaf, record
             self._tell()
 
     def __await__(self) -> Generator[Any, None, list[Any]]:

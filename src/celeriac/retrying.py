@@ -13,7 +13,8 @@ import msgspec
 from celeriac import arguments, clock, send_options
 from celeriac.context import Request
 from celeriac.message import Message
-from celeriac.producer import Call, Producer
+from celeriac.producer import Call, Producer, to_one
+from celeriac.routing import DESTINATION
 
 
 def delays(task: Any, retries: int) -> dict[str, Any]:
@@ -52,12 +53,14 @@ def successor(
     else:
         base = msgspec.structs.replace(base, join=None)
     resolved = send_options.resolve(given, base, producer.zone)
-    if "queue" in given:
-        queue = producer.router.checked(send_options.queue_name(given["queue"]), name)
+    others: list[str] = []
+    if given.keys() & DESTINATION:
+        queue, *others = producer.router.queues_for(name, given, producer.router.options_for(name))
     else:
         queue = request.delivery_info["routing_key"] or producer.router.queue_for(name)
     key = b"" if message is None else message.key
-    call = Call(Message(key, name, args, kwargs, resolved), queue, resolved.eta, resolved.priority)
+    made = Message(key, name, args, kwargs, resolved)
+    call = to_one(Call(made, queue, resolved.eta, resolved.priority, tuple(others)))
     if message is not None and not (args is message.args and kwargs is message.kwargs):
         producer.written(call)
     return call

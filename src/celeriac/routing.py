@@ -1,6 +1,7 @@
 """Which queue a call goes to: a pure function of the task's name, what the caller said, and the settings.
 
-What the caller or the task says wins over `task_routes`, which wins over `task_default_queue`.
+What the caller or the task says wins over `task_routes`, which wins over `task_default_queue`. A queue that is named is
+the one, whatever it is bound to; an exchange, or a routing key without a queue, is every queue that is bound so.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, cast
 
-from celeriac import plugins
+from celeriac import plugins, queues, send_options
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
 from celeriac.setting_kinds import is_mapping
 
 Route = Mapping[str, Any]
 _Rule = Callable[[str, Any, Any, Any, Any], "Route | None"]
 _NO_ROUTE: Final[Route] = {}
+#: The options that say where a message goes. The type of an exchange is what `task_queues` says of it.
+DESTINATION: Final = frozenset({"queue", "exchange", "routing_key", "exchange_type"})
 
 
 def route(task_name: str, queue: str | None, conf: Any) -> str:
@@ -34,9 +37,10 @@ class Router:
     def __init__(self, conf: Any) -> None:
         self._rules = _read(conf.task_routes)
         self._default: str = conf.task_default_queue
-        self._declared = (
-            None if conf.task_create_missing_queues else _names(conf.task_queues) | {self._default}
-        )
+        self._bindings = queues.Bindings(conf)
+        #: How many messages may wait in a queue, of those that say so.
+        self.most = queues.lengths(conf.task_queues)
+        self._declared = None if conf.task_create_missing_queues else {*self._bindings.names, self._default}
         #: Whether a route depends on the task's name alone.
         self.is_constant = all(getattr(rule, "is_constant", False) for rule in self._rules)
         self._known: dict[str, Route] = {}
@@ -61,6 +65,31 @@ class Router:
         if queue is None:
             queue = self.options_for(name).get("queue")
         return self.checked(queue or self._default, name)
+
+    def queues_for(self, name: str, own: Mapping[str, Any], found: Route) -> tuple[str, ...]:
+        """The queues of a call: `own` is what its caller or the task says, `found` what a route says.
+
+        Raises:
+            QueueNotFound: as `checked`; or nothing is bound to the exchange by that key.
+        """
+        named = own.get("queue")
+        if named is None and not (own.keys() & DESTINATION):
+            named, own = found.get("queue"), found
+        if named is not None:
+            return (self.checked(send_options.queue_name(named), name),)
+        exchange, key = own.get("exchange"), own.get("routing_key")
+        if exchange is key is None:
+            return (self.checked(self._default, name),)
+        usual_exchange, usual_key = self._bindings.way_of(found.get("queue") or self._default)
+        exchange = usual_exchange if exchange is None else send_options.queue_name(exchange)
+        key = usual_key if key is None else key
+        bound = self._bindings.queues_of(exchange, key)
+        if not bound:
+            raise QueueNotFound(
+                f"task {name!r} cannot be sent: no queue gets what goes to the exchange {exchange!r} with the "
+                f"routing key {key!r}: {self._bindings.explain(exchange)}. Name a queue, or bind one in task_queues"
+            )
+        return tuple(self.checked(queue, name) for queue in bound)
 
     def checked(self, queue: str, name: str) -> str:
         """The queue, if it may be used."""
@@ -96,12 +125,15 @@ def _rule(rule: Any) -> _Rule:
         return _table(list(rule.items()))
     if isinstance(rule, list | tuple):
         return _table(cast("list[tuple[Any, Any]]", list(cast("Any", rule))))
+    if isinstance(rule, type) and hasattr(rule, "route_for_task"):
+        rule = rule()
+    is_router = hasattr(rule, "route_for_task")
     ask = getattr(rule, "route_for_task", rule)
     if not callable(ask):
         raise ImproperlyConfigured(f"'task_routes' holds {rule!r}, which is neither a dict nor a function")
 
     def call(name: str, args: Any, kwargs: Any, options: Any, task: Any) -> Route | None:
-        answer = ask(name, args, kwargs, options, task=task)
+        answer = ask(name, args, kwargs) if is_router else ask(name, args, kwargs, options, task=task)
         return None if not answer else _target(name, answer)
 
     return call
@@ -141,20 +173,22 @@ def _target(name: Any, target: Any) -> Route:
         return {"queue": target}
     if isinstance(target, Mapping):
         options = dict(cast("Mapping[str, Any]", target))
-        queue = options.get("queue")
-        if queue is not None and not isinstance(queue, str):
-            options["queue"] = queue.name
-        return options
+        if options.get("queue") is None:
+            return options
+        # A queue that is named is the one: what else Celery's routes say of the way there is not needed.
+        rest = {option: value for option, value in options.items() if option not in DESTINATION}
+        return {"queue": send_options.queue_name(options["queue"]), **rest}
     raise ImproperlyConfigured(
         f"'task_routes' sends {name!r} to {target!r}: a route is the name of a queue, or a dict such as "
         "{'queue': 'video'}"
     )
 
 
-def _names(queues: Any) -> set[str]:
-    """The names of the queues that `task_queues` declares, in any of the forms it may have."""
-    if queues is None:
-        return set()
-    if is_mapping(queues):
-        return {str(key) for key in queues}
-    return {queue if isinstance(queue, str) else queue.name for queue in queues}
+def declared_queues(conf: Any) -> list[str]:
+    """The names of the queues that `task_queues` declares, in their order and each once."""
+    return queues.declared(conf.task_queues)
+
+
+def usual_queues(conf: Any) -> list[str]:
+    """The queues that a worker without `-Q` takes from: the declared ones, else the default."""
+    return declared_queues(conf) or [conf.task_default_queue]

@@ -84,6 +84,14 @@ def _is_queue(value: Any) -> bool:
     return _is_text(value) or _is_text(getattr(value, "name", None))
 
 
+def _is_exchange(value: Any) -> bool:
+    return isinstance(value, str) or isinstance(getattr(value, "name", None), str)
+
+
+def _is_str(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def _is_signature(value: Any) -> bool:
     return isinstance(value, Mapping) and "task" in value
 
@@ -114,6 +122,9 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "expires": _Kind(_is_expiry,
                      "a number of seconds, a timedelta, or a datetime"),
     "queue": _QUEUE,
+    "exchange": _Kind(_is_exchange, "the name of an exchange"),
+    "exchange_type": _TEXT,
+    "routing_key": _Kind(_is_str, "a text"),
     "priority": _Kind(_is_priority,
                       f"a whole number from 0 to {HIGHEST_PRIORITY}; a higher one runs first"),
     "task_id": _TEXT,
@@ -145,9 +156,6 @@ KINDS: Final[Mapping[str, _Kind]] = {
 
 #: Celery's options that have nothing to act on here, and what to do instead.
 WITHOUT_EFFECT: Final[Mapping[str, str]] = {
-    "exchange": "there are no exchanges; use queue=",
-    "exchange_type": "there are no exchanges",
-    "routing_key": "messages are not routed by keys; use queue=",
     "delivery_mode": "every message is durable",
     "connection": "connections are kept by the application",
     "producer": "connections are kept by the application",
@@ -184,6 +192,11 @@ def check(options: Mapping[str, Any], task_name: str) -> dict[str, Any]:
     for name, value in options.items():
         kind = KINDS.get(name)
         if kind is None and name not in stamps and name not in PROPERTIES:
+            if is_database(value):
+                raise InvalidOption(
+                    f"{name!r} is for a single task or a chain (sending task {task_name!r}): "
+                    "send other workflows when the transaction has committed"
+                )
             _check_name(name, task_name)
         elif value is not None:
             if kind is not None and not kind.fits(value):
@@ -194,6 +207,14 @@ def check(options: Mapping[str, Any], task_name: str) -> dict[str, Any]:
     if "countdown" in given and "eta" in given:
         raise InvalidOption(f"'countdown' and 'eta' were both given (sending task {task_name!r}): give one")
     return given
+
+
+def is_database(connection: Any) -> bool:
+    """Whether it is a connection, or session, of a database's driver or framework."""
+    return any(base.__module__.partition(".")[0] in _DATABASES for base in type(connection).__mro__)
+
+
+_DATABASES: Final = frozenset({"asyncpg", "django", "psycopg", "psycopg2", "sqlalchemy", "sqlite3"})
 
 
 def check_limits(soft: Any, hard: Any, task_name: str) -> None:
@@ -215,7 +236,7 @@ def _check_name(name: str, task_name: str) -> None:
 
 
 def queue_name(queue: Any) -> str:
-    """The name of a queue that may be given as an object with a name."""
+    """The name of a queue, or of an exchange, that may be given as an object with a name."""
     return queue if isinstance(queue, str) else cast("str", queue.name)
 
 

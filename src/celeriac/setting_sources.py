@@ -30,6 +30,8 @@ CELERY_VARIABLES = (
     ("CELERY_BROKER_WRITE_URL", "broker_write_url"),
     ("CELERY_RESULT_BACKEND", "result_backend"),
 )
+#: What a variable of the environment says of these, the program does not change.
+URLS = tuple(name for _, name in CELERY_VARIABLES)
 #: The variables that name a settings module, in the order in which they are asked.
 MODULE_VARIABLES = ("CELERIAC_CONFIG_MODULE", "CELERY_CONFIG_MODULE")
 

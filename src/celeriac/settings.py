@@ -107,7 +107,7 @@ _SECRET_PARTS = ("pass", "secret", "token", "credential", "private_key", "api_ke
 
 
 def mask(value: Any) -> Any:
-    """The value with the passwords of its URLs, and what stands under a secret's name, replaced by `***`."""
+    """The value with the passwords of its URLs, and what stands under a secret's name, replaced by `********`."""
     if isinstance(value, str):
         return mask_url(value)
     if is_mapping(value):
@@ -129,12 +129,14 @@ _PUBLISH_RETRY = {"max_retries": 3, "interval_start": 0, "interval_max": 1, "int
 _BROKER = (
     Setting("broker_url", URL, "sqlite:///celeriac.sqlite",
             "Where messages are kept; several URLs are tried in turn.", "BROKER_URL", "--broker"),
-    Setting("broker_read_url", URL, None, "Where workers take messages, if not at `broker_url`.",
-            "BROKER_READ_URL"),
-    Setting("broker_write_url", URL, None, "Where messages are sent, if not to `broker_url`.",
-            "BROKER_WRITE_URL"),
+    Setting("broker_read_url", URL, None,
+            "Where workers take messages, if not at `broker_url`. What follows a run (a retry, the next step) "
+            "stays there.", "BROKER_READ_URL"),
+    Setting("broker_write_url", URL, None,
+            "Where messages are sent, if not to `broker_url`; workers do not look there.", "BROKER_WRITE_URL"),
     Setting("broker_transport_options", MAPPING, {},
-            "Options of the broker's own, such as `global_keyprefix`.", "BROKER_TRANSPORT_OPTIONS"),
+            "Options of the broker's own, such as `global_keyprefix`; and `queue_order_strategy`: in which order a "
+            "worker looks into its queues, `round_robin`, `sorted` or `priority`.", "BROKER_TRANSPORT_OPTIONS"),
     Setting("broker_use_ssl", SSL, False, "TLS for the broker's connections.", "BROKER_USE_SSL",
             optional=True),
     Setting("broker_failover_strategy", one_of("round-robin", "shuffle"), "round-robin",
@@ -173,7 +175,17 @@ _TASK = (
             "The most bytes of one message; None is no limit.", optional=True),
     Setting("task_default_queue", TEXT, "celery", "The queue of tasks that no route names.",
             "CELERY_DEFAULT_QUEUE"),
-    Setting("task_queues", ANYTHING, None, "The queues that a worker without `-Q` takes from.",
+    Setting("task_default_exchange", TEXT, None,
+            "The exchange of queues that name none, and of calls that give a routing key and no queue; None is "
+            "`task_default_queue`.", "CELERY_DEFAULT_EXCHANGE"),
+    Setting("task_default_exchange_type", one_of("direct", "topic", "fanout"), "direct",
+            "How that exchange picks queues: by the same key, by a pattern of words, or all.",
+            "CELERY_DEFAULT_EXCHANGE_TYPE"),
+    Setting("task_default_routing_key", TEXT, None,
+            "The routing key of queues that have none, and of calls that give an exchange only; None is "
+            "`task_default_queue`.", "CELERY_DEFAULT_ROUTING_KEY"),
+    Setting("task_queues", ANYTHING, None,
+            "The queues that a worker without `-Q` takes from: names, or `Queue`s that are bound to exchanges.",
             "CELERY_QUEUES"),
     Setting("task_routes", ANYTHING, None, "Which task goes to which queue.", "CELERY_ROUTES"),
     Setting("task_create_missing_queues", BOOLEAN, True,
@@ -312,6 +324,9 @@ _WORKER = (
             flag="--max-age-variance"),
     Setting("worker_autoscale_keepalive", seconds(), 30.0,
             "Seconds after which a process that was not needed in all of them is ended (`--autoscale`)."),
+    Setting("worker_template_keepalive", seconds(), 30.0,
+            "Seconds without need after which the process that forks children ends, where there is one child (for "
+            "each second that importing the application took, if that were several); None: it stays."),
     Setting("worker_kill_above_memory", integer(1), None,
             "KiB of resident memory above which a child is killed at once.", flag="--kill-above-memory"),
     Setting("worker_proc_alive_timeout", seconds(0.01), 60.0,

@@ -101,11 +101,11 @@ _ACCEPTED: Mapping[str, str] = MappingProxyType({
         result_chord_join_timeout=CELERY_RESULT_CHORD_JOIN_TIMEOUT
         result_chord_retry_interval=CELERY_RESULT_CHORD_RETRY_INTERVAL
     """,
-    "a message is sent to a queue by its name; there are no exchanges": """
+    "results are kept under the ids of their tasks, and sent to no exchange": """
         result_exchange=CELERY_RESULT_EXCHANGE result_exchange_type=CELERY_RESULT_EXCHANGE_TYPE
+    """,
+    "a queue that task_queues does not name is reached by its name, and bound to no exchange": """
         task_create_missing_queue_exchange_type=CELERY_CREATE_MISSING_QUEUE_EXCHANGE_TYPE
-        task_default_exchange=CELERY_DEFAULT_EXCHANGE task_default_exchange_type=CELERY_DEFAULT_EXCHANGE_TYPE
-        task_default_routing_key=CELERY_DEFAULT_ROUTING_KEY
     """,
     "there is one message format": """
         task_protocol=CELERY_TASK_PROTOCOL
@@ -238,7 +238,6 @@ NOT_YET: Mapping[str, str] = MappingProxyType(
         "task_queue_max_priority": "priorities are 0 to 9 on every queue in this version",
         "result_chord_expires": "a chord that is never completed is forgotten after 30 days",
         "broker_failover_strategy": "this version takes one broker URL",
-        "broker_read_url": "this version takes and sends by one URL, `broker_write_url` or `broker_url`",
         "security_key": "messages are not signed in this version",
         "security_key_password": "messages are not signed in this version",
         "security_certificate": "messages are not signed in this version",

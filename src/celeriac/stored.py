@@ -1,9 +1,9 @@
 """Stored: what is known of a run, to bytes and back; the record that a result store keeps.
 
 The bytes: one for the version, one for the state, then a MessagePack array of the result, the time of its end
-and, where there is more to say, a sparse map. A success with a scalar result, which most are, has a shorter form: its
-time takes six bytes (milliseconds), and the result stands behind it. That is 9 bytes for a small number, which
-matters on Redis, where 13 would cost 16 more.
+and, where there is more to say, a sparse map. A success with a scalar result, which most are, has a shorter form: one
+byte that says so, five for its time (milliseconds since 2020), and the result. That is 7 to 11 bytes for a number of up
+to nine digits, which matters on Redis, where 13 cost 16 more than 12.
 
 An exception travels as class name, module and args. It is rebuilt only from classes that this process has
 already imported: reading a record never imports what the record names.
@@ -30,9 +30,10 @@ _CODES: Final = (
 )  # fmt: skip
 _CODE_OF: Final = {state: code for code, state in enumerate(_CODES)}
 _OWN_STATE: Final = 255
-_SMALL: Final = 2
-_HEAD: Final = bytes([_SMALL, _CODE_OF[states.SUCCESS]])
-_TIME: Final = slice(2, 8)
+_SMALL: Final = b"\x03"
+_TIME: Final = slice(1, 6)
+#: 2020 began (milliseconds of the epoch); five bytes last from then to 2054.
+_TIMES_BEGIN: Final = 1_577_836_800_000
 
 
 class Stored(msgspec.Struct):
@@ -123,8 +124,9 @@ def _encode_small(stored: Stored) -> bytes | None:
         stored.retries, stored.queue,
     )):  # fmt: skip
         return None
+    stamp = 0 if stored.date_done is None else int(stored.date_done * 1000) - _TIMES_BEGIN
     try:
-        return _HEAD + int((stored.date_done or 0.0) * 1000).to_bytes(6, "big") + _pack(stored.result)
+        return _SMALL + stamp.to_bytes(_TIME.stop - _TIME.start, "big") + _pack(stored.result)
     except (OverflowError, UnicodeEncodeError):
         return None
 
@@ -212,7 +214,7 @@ def decode(data: bytes, accept: Collection[str] = ("msgpack",)) -> Stored:
         BackendGetMetaError: they are none, or of a later version.
         ContentDisallowed: the result's serializer is not accepted here.
     """
-    if data[:2] == _HEAD and len(data) > 8:
+    if data[:1] == _SMALL and len(data) > _TIME.stop:
         return _decode_small(data)
     if len(data) < 3 or data[0] != VERSION or not (data[1] < len(_CODES) or data[1] == _OWN_STATE):
         raise BackendGetMetaError("the stored result is none of Celeriac's, or of a later version")
@@ -245,7 +247,7 @@ def _decode_small(data: bytes) -> Stored:
     except (msgspec.DecodeError, ValueError, TypeError, OverflowError, RecursionError) as exc:
         raise BackendGetMetaError(f"the stored result cannot be read: {exc}") from exc
     stamp = int.from_bytes(data[_TIME], "big")
-    return Stored(states.SUCCESS, result, stamp / 1000 if stamp else None)
+    return Stored(states.SUCCESS, result, (stamp + _TIMES_BEGIN) / 1000 if stamp else None)
 
 
 def rebuild(fields: Any) -> Any:

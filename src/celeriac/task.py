@@ -10,8 +10,8 @@ It never waits for anything but the broker's answer to a send.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from typing import Any, ClassVar, Final, Generic, ParamSpec, TypeVar, cast
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar, Final, Generic, cast, overload
 
 from celeriac import arguments, context, plugins, retrying, send_options
 from celeriac.async_result import AsyncResult, EagerResult
@@ -20,19 +20,18 @@ from celeriac.context import REQUEST, Request
 from celeriac.exceptions import Ignore, MaxRetriesExceededError, OperationalError, Retry
 from celeriac.message import Message, new_key
 from celeriac.producer import Call, Producer
+from celeriac.routing import DESTINATION
 from celeriac.task_hooks import HOOKS, FromSettings, Hooks, Reporting
+from celeriac.task_signing import A, B, C, D, P, Q, R, Signing
 from celeriac.waiting import Origin
 from celeriac.workflow.signature import Signature
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 
 class _Road:
     """What every plain call of one task has in common, worked out once for each state of the settings."""
 
     __slots__ = (
-        "conf", "is_eager", "is_plain", "options", "origin", "priority", "producer", "queue", "version",
+        "conf", "is_eager", "is_plain", "options", "origin", "own", "priority", "producer", "queue", "version",
     )  # fmt: skip
 
     def __init__(self, task: Task[..., Any]) -> None:
@@ -43,22 +42,29 @@ class _Road:
         self.is_eager: bool = self.conf.task_always_eager
         self.origin = Origin(app, None, task.name, task.ignore_result)
         send_options.check_limits(task.soft_time_limit, task.time_limit, task.name)
-        own = task.send_defaults()
+        self.own = own = task.send_defaults()
         self.options = self.producer.defaults_of(own)
         self.priority = self.options.priority
         route = self.producer.router.options_for(task.name) if self.producer.router.is_constant else None
         self.is_plain = (
-            route is not None and route.keys() <= {"queue"} and not self.is_eager and "expires" not in own
+            route is not None and route.keys() <= DESTINATION and not self.is_eager and "expires" not in own
             and not any(_overrides(task, name) for name in ("shadow_name", "call_for"))
         )  # fmt: skip
-        queue = own.get("queue") or (route or {}).get("queue") or self.producer.router.default
-        self.queue = self.producer.router.checked(queue, task.name) if self.is_plain else ""
+        queues = self.producer.router.queues_for(task.name, own, route or {}) if self.is_plain else ("",)
+        self.is_plain = self.is_plain and len(queues) == 1
+        self.queue = queues[0]
+
+    def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What was given for one call over what the task says; a destination of its own is the whole of it."""
+        if given.keys() & DESTINATION:
+            return {**{name: self.own[name] for name in self.own.keys() - DESTINATION}, **given}
+        return {**self.own, **given}
 
 
-_SENT: Final = ("queue", "priority", "serializer", "compression", "expires")
+_SENT: Final = ("queue", "exchange", "routing_key", "priority", "serializer", "compression", "expires")
 
 
-class Task(Hooks, Reporting, Generic[P, R]):
+class Task(Hooks, Reporting, Signing[P, R], Generic[P, R]):
     """A function that can be run elsewhere. Subclass it for hooks and common options; `run` is the function."""
 
     name: str = cast("str", None)
@@ -75,6 +81,9 @@ class Task(Hooks, Reporting, Generic[P, R]):
     trail: bool = True
     abstract: ClassVar[bool] = True
     queue: str | None = None
+    exchange: str | None = None
+    exchange_type: str | None = None
+    routing_key: str | None = None
     expires: Any = None
     serializer: Any = FromSettings("task_serializer")
     compression: Any = FromSettings("task_compression")
@@ -177,6 +186,59 @@ class Task(Hooks, Reporting, Generic[P, R]):
         """Send a call of the task. Raises: as `apply_async`."""
         return self.apply_async(args, kwargs)
 
+    # A tuple of up to four arguments is checked where there are none by name: docs/design/0008.
+    @overload
+    def apply_async(
+        self: Callable[[], Q], args: tuple[()] | None = None, kwargs: None = None, *, task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Q]: ...  # fmt: skip
+    @overload
+    def apply_async(
+        self: Callable[[A], Q], args: tuple[A], kwargs: None = None, *, task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Q]: ...  # fmt: skip
+    @overload
+    def apply_async(
+        self: Callable[[A, B], Q], args: tuple[A, B], kwargs: None = None, *, task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Q]: ...  # fmt: skip
+    @overload
+    def apply_async(
+        self: Callable[[A, B, C], Q], args: tuple[A, B, C], kwargs: None = None, *, task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Q]: ...  # fmt: skip
+    @overload
+    def apply_async(
+        self: Callable[[A, B, C, D], Q], args: tuple[A, B, C, D], kwargs: None = None, *, task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[Q]: ...  # fmt: skip
+    @overload
+    def apply_async(
+        self, args: tuple[Any, Any, Any, Any, Any, *tuple[Any, ...]], kwargs: None = None,
+        *, task_id: str | None = None, **options: Any,
+    ) -> AsyncResult[R]: ...  # fmt: skip
+    @overload
+    def apply_async(
+        self,
+        args: list[Any],
+        kwargs: dict[str, Any] | None = None,
+        *,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]: ...
+    @overload
+    def apply_async(
+        self,
+        args: tuple[Any, ...] | None,
+        kwargs: dict[str, Any],
+        *,
+        task_id: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]: ...
+    @overload
+    def apply_async(
+        self, args: None = None, *, kwargs: dict[str, Any], task_id: str | None = None, **options: Any
+    ) -> AsyncResult[R]: ...
     def apply_async(
         self,
         args: Any = None,
@@ -187,8 +249,11 @@ class Task(Hooks, Reporting, Generic[P, R]):
         link_error: Any = None,
         shadow: str | None = None,
         **options: Any,
-    ) -> AsyncResult[R]:
+    ) -> AsyncResult[Any]:
         """Send a call of the task, with options. When it returns, the broker has stored the message.
+
+        With `connection`, the application's own to a PostgreSQL database that is the broker, the message is stored in
+        its transaction: the task exists if and only if that commits.
 
         Raises:
             TypeError: the arguments do not fit the function.
@@ -221,11 +286,11 @@ class Task(Hooks, Reporting, Generic[P, R]):
     def _apply_with(self, road: _Road, args: Any, kwargs: Any, options: dict[str, Any]) -> AsyncResult[R]:
         retry, policy = options.pop("retry", None), options.pop("retry_policy", None)
         throw = options.pop("throw", None)
-        add_to_parent = options.pop("add_to_parent", True)
+        add_to_parent, connection = options.pop("add_to_parent", True), options.pop("connection", None)
         call = self.call_for(args, kwargs, options)
         if road.is_eager and context.COLLECTED.get() is None:
             return cast("AsyncResult[R]", self.app.run_eagerly(self, call, throw))
-        road.producer.send(call, retry, policy)
+        road.producer.send(call, retry, policy, connection)
         ignored = call.message.options.ignore_result
         ignored = bool(road.origin.ignored) if ignored is None else ignored
         result = AsyncResult(call.message.id, None, self.name, self.app, None, ignored)
@@ -233,13 +298,17 @@ class Task(Hooks, Reporting, Generic[P, R]):
             context.add_to_trail(result)
         return result
 
+    def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The options of a call to which these were given: what the task says itself comes in."""
+        return self._current_road().completed(given)
+
     def call_for(self, args: Any, kwargs: Any, options: Mapping[str, Any]) -> Call:
         """The call that `apply_async` would send."""
         road = self._current_road()
         given = {name: value for name, value in options.items() if value is not None}
         if "shadow" not in given and (shadow := self.shadow_name(args, kwargs, options)):
             given["shadow"] = shadow
-        given = self.send_defaults() | given
+        given = road.completed(given)
         return road.producer.call(self.name, args, kwargs, given, None, self)
 
     def bulk(self, options: Mapping[str, Any]) -> Pattern | None:
@@ -302,43 +371,6 @@ class Task(Hooks, Reporting, Generic[P, R]):
         """
         send: Callable[..., Coroutine[Any, Any, AsyncResult[R]]] = plugins.own("celeriac.aio_sending:send")
         return await send(self, args, kwargs, options)
-
-    # -- signatures and results -----------------------------------------------------------------------------
-
-    def signature(self, args: Any = None, *starargs: Any, **starkwargs: Any) -> Signature:
-        """A signature of the task: `task.signature((2, 2), countdown=1)`."""
-        starkwargs.setdefault("app", self._app)
-        return Signature(self, args, *starargs, **starkwargs)
-
-    subtask = signature
-
-    def s(self, *args: Any, **kwargs: Any) -> Signature:
-        """A signature with these arguments; those in front may be left to come from an earlier step."""
-        return Signature.of(self.name, args, kwargs, False, self._app)
-
-    def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature:
-        """A signature with these arguments that takes no result of an earlier step."""
-        return Signature.of(self.name, args, kwargs, True, self._app)
-
-    def map(self, it: Iterable[Any]) -> Signature:
-        """A signature that calls the task with each item, one after another, in one run."""
-        return cast("Signature", plugins.load("celeriac.workflow.mapping:xmap")(self.s(), it, app=self._app))
-
-    def starmap(self, it: Iterable[Any]) -> Signature:
-        """`map`, where each item is a list of arguments."""
-        return cast(
-            "Signature", plugins.load("celeriac.workflow.mapping:xstarmap")(self.s(), it, app=self._app)
-        )
-
-    def chunks(self, it: Iterable[Any], n: int) -> Signature:
-        """A signature that does so in parts of `n` items, each part in a run of its own."""
-        return cast(
-            "Signature", plugins.load("celeriac.workflow.mapping:chunks")(self.s(), it, n, app=self._app)
-        )
-
-    def AsyncResult(self, task_id: str, **kwargs: Any) -> AsyncResult[R]:
-        """The result of an earlier call, by its id."""
-        return AsyncResult(task_id, task_name=self.name, app=self.app, **kwargs)
 
     # -- inside a run ---------------------------------------------------------------------------------------
 
@@ -415,7 +447,7 @@ class Task(Hooks, Reporting, Generic[P, R]):
 
     def on_replace(self, sig: Signature) -> Any:
         """Called by `replace` with the signature to send. An override ends with `return super().on_replace(sig)`."""
-        with context.collecting() as self.request.replacement:
+        with context.following(self.request) as self.request.replacement:
             sig.apply_async()
         raise Ignore("Replaced by new task")
 
@@ -432,22 +464,6 @@ class Task(Hooks, Reporting, Generic[P, R]):
         if self.request.called_directly or (limit is not None and self.request.retries >= limit):
             return None
         return self.retry(exc=cast("Exception", exc), throw=False, **given)
-
-    def signature_from_request(
-        self, request: Request | None = None, args: Any = None, kwargs: Any = None, queue: str | None = None,
-        **extra_options: Any,
-    ) -> Signature:  # fmt: skip
-        """A signature that asks for the same call again, under the same id."""
-        request = self.request if request is None else request
-        options = request.as_execution_options() | extra_options
-        queue = queue or request.delivery_info["routing_key"]
-        if queue is not None:
-            options["queue"] = queue
-        return self.signature(
-            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, **options
-        )
-
-    subtask_from_request = signature_from_request
 
     # -- running --------------------------------------------------------------------------------------------
 

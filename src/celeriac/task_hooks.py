@@ -43,19 +43,26 @@ class Hooks:
         """Called after every run."""
 
 
-class Reporting:
-    """What a run says of itself before it ends."""
+class Bound:
+    """What every part of a Task may use of it."""
 
     name: str
-    store_eager_result: Any
 
     @property
     def app(self) -> Any:
+        """The application."""
         raise NotImplementedError
 
     @property
     def request(self) -> Request:
+        """What is known of the call that runs."""
         raise NotImplementedError
+
+
+class Reporting(Bound):
+    """What a run says of itself before it ends."""
+
+    store_eager_result: Any
 
     if not TYPE_CHECKING:
 

@@ -46,6 +46,18 @@ def _accept_queue(value: Any) -> str:
     return send_options.queue_name(value)
 
 
+def _accept_exchange(value: Any) -> str:
+    if not send_options.KINDS["exchange"].fits(value):
+        raise NotOfKind("")
+    return send_options.queue_name(value)
+
+
+def _accept_key(value: Any) -> str:
+    if not isinstance(value, str):
+        raise NotOfKind("")
+    return value
+
+
 def _kind(expects: str, accept: Any) -> Kind:
     return Kind(expects, expects, accept, accept)
 
@@ -79,6 +91,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "expires": _kind("a number of seconds, a timedelta, or a datetime", _accept_expires),
     "priority": _kind(send_options.KINDS["priority"].expects, _accept_priority),
     "queue": _kind("the name of a queue", _accept_queue),
+    "exchange": _kind("the name of an exchange", _accept_exchange),
+    "exchange_type": TEXT,
+    "routing_key": _kind("a text", _accept_key),
     "serializer": TEXT,
     "compression": TEXT,
     "time_limit": _LIMIT,
@@ -88,9 +103,6 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 #: Celery's options that have nothing to act on here, and why.
 WITHOUT_EFFECT: Final[Mapping[str, str]] = {
-    "exchange": "there are no exchanges; use queue=",
-    "exchange_type": "there are no exchanges",
-    "routing_key": "messages are not routed by keys; use queue=",
     "delivery_mode": "every message is durable",
     "mandatory": "a message that is not stored is always an error",
     "immediate": "a message always waits for a worker",

@@ -13,7 +13,7 @@ import msgspec
 
 from celeriac.exceptions import ImproperlyConfigured
 
-MASK = "***"
+MASK = "********"
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://", re.ASCII)
 # Greedy up to the last "@": a password that was not percent-encoded may hold "/", "?", "#" or "@" itself.
@@ -55,7 +55,7 @@ class Url(msgspec.Struct, frozen=True):
 
 
 def mask_url(url: str) -> str:
-    """The URL, or list of URLs separated by `;`, with every password replaced by `***`."""
+    """The URL, or list of URLs separated by `;`, with every password replaced by `********`."""
     pieces = _NEXT_URL.split(url)
     masked = (_CREDENTIALS.sub(rf"\g<1>:{MASK}@", piece) for piece in pieces)
     return "".join(_PARAMETER.sub(_mask_parameter, piece) for piece in masked)

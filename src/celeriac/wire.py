@@ -24,6 +24,8 @@ from typing import Any, Final
 
 import msgspec
 
+from celeriac import native
+
 # Exit codes of `celeriac worker`; those above 63 are named in sysexits(3).
 EXIT_OK: Final = 0
 EXIT_FAILURE: Final = 1
@@ -49,18 +51,26 @@ class Word(msgspec.Struct, frozen=True, tag=True):
 # ---- supervisor -> template
 
 
+#: Celery's `queue_order_strategy`: the same share for each queue, strictly by name, strictly as they are given.
+QUEUE_ORDERS: Final = ("round_robin", "sorted", "priority")
+
+
 class WorkerOptions(Word, frozen=True, kw_only=True):
     """What the command line asked for; the first word to a template.
 
     `settings`: setting name -> value, over the application's own. `queues` empty: those of `task_queues`,
     or the default queue. `pool`, `concurrency` and `processes` None: the application's settings decide.
-    `autoscale`: how many tasks run at once, at least and at most.
+    `autoscale`: how many tasks run at once, at least and at most. `weights`: of queues, where they are to have shares;
+    `queue_order`: one of `QUEUE_ORDERS`, "" where the settings decide.
     `boot_timeout`: seconds that the template has to import the application.
     `health_fd`: the supervisor's own descriptor of a socket that listens for health probes.
+    `learned`: modules that the queues have needed so far, where the application's are imported when they are needed.
     """
 
     app: str = ""
     queues: tuple[str, ...] = ()
+    weights: dict[str, int] = {}
+    queue_order: str = ""
     exclude: tuple[str, ...] = ()
     include: tuple[str, ...] = ()
     pool: str | None = None
@@ -74,6 +84,7 @@ class WorkerOptions(Word, frozen=True, kw_only=True):
     boot_timeout: float = 60.0
     pidfile: str | None = None
     health_fd: int | None = None
+    learned: tuple[str, ...] = ()
     settings: dict[str, Any] = {}
 
 
@@ -108,13 +119,23 @@ class Stopping(Word, frozen=True):
 # ---- template -> supervisor
 
 
+class Broadcast(msgspec.Struct, frozen=True):
+    """A queue of whose messages this worker has copies, its own queue for these, and for how many seconds it has them
+    while it does not renew that."""
+
+    name: str
+    queue: str
+    keep: float
+
+
 class Ready(Word, frozen=True, kw_only=True):
     """The application is imported. What the supervisor needs to know of its settings, as effective values.
 
     `processes` children of `slots` slots each, and up to `most_processes` where the worker scales itself.
     Times in seconds, memory in KiB. `broker_retries`: how often
     in a row a broker that is away is tried again, None for ever; `broker_wait_at_start`: whether also at the start.
-    `revoke_grace`: seconds that a run has after it was told that it is revoked.
+    `revoke_grace`: seconds that a run has after it was told that it is revoked. `template_keepalive`: seconds without
+    need after which the template may be let go; None: it may not.
     """
 
     version: str
@@ -127,6 +148,8 @@ class Ready(Word, frozen=True, kw_only=True):
     broker_wait_at_start: bool = True
     results: str
     queues: tuple[str, ...]
+    broadcasts: tuple[Broadcast, ...] = ()
+    queue_order: str = ""
     tasks: tuple[str, ...]
     pool: str
     concurrency: int
@@ -149,6 +172,7 @@ class Ready(Word, frozen=True, kw_only=True):
     soft_time_limit: float | None = None
     remote_control: bool = True
     revoke_grace: float = 5.0
+    template_keepalive: float | None = None
 
 
 class ImportFailed(Word, frozen=True):
@@ -241,6 +265,25 @@ class Revoke(Word, frozen=True):
     grace: float = 0.0
 
 
+class Question(Word, frozen=True):
+    """To a child or a template: what do you know of this? (`notices.ABOUT_TASKS`, `notices.ABOUT_APP`.)
+
+    The answer is a `Reply` of that number, of about `room` bytes at most.
+    """
+
+    number: int
+    about: str
+    items: tuple[str, ...] = ()
+    room: int = 65536
+
+
+class Reply(Word, frozen=True):
+    """The answer to the question of that number, in msgpack."""
+
+    number: int
+    body: bytes
+
+
 class GiveBack(Word, frozen=True):
     """Give back what was not started: it may be revoked, which the broker knows when it is taken again."""
 
@@ -263,6 +306,8 @@ _DECODER: Final = msgspec.msgpack.Decoder(
     | Drain
     | Revoke
     | GiveBack
+    | Question
+    | Reply
     | Up
     | Stopping
 )
@@ -281,7 +326,7 @@ class Channel:
 
     A blocking one waits in `receive`; a non-blocking one (the supervisor's: it must never wait for a child)
     keeps what cannot be sent until `flush`. A broken connection is silent on sending: the end of file tells
-    it. One thread may send while another receives.
+    it. Threads may send while another receives.
     """
 
     def __init__(self, sock: socket.socket, *, blocking: bool = True) -> None:
@@ -289,6 +334,8 @@ class Channel:
         self._unread = bytearray()
         self._unsent: deque[tuple[memoryview, tuple[int, ...]]] = deque()
         self._fds: deque[int] = deque()
+        # The system's own, and one that a signal's handler may have already: it may speak, too.
+        self._speaking = native.RLock()
         self.at_end = False
         self.set_blocking(blocking)
 
@@ -306,8 +353,9 @@ class Channel:
         The descriptors must stay open until `pending` is False.
         """
         data = _ENCODER.encode(word)
-        self._unsent.append((memoryview(_LENGTH.pack(len(data)) + data), tuple(fds)))
-        self.flush()
+        with self._speaking:
+            self._unsent.append((memoryview(_LENGTH.pack(len(data)) + data), tuple(fds)))
+            self.flush()
 
     @property
     def pending(self) -> bool:
@@ -316,6 +364,10 @@ class Channel:
 
     def flush(self) -> None:
         """Send what is kept, as far as it goes."""
+        with self._speaking:
+            self._flush()
+
+    def _flush(self) -> None:
         while self._unsent:
             data, fds = self._unsent[0]
             try:

@@ -361,14 +361,14 @@ class Celeriac:
                 stacklevel=2,
             )
         retry, policy = options.pop("retry", None), options.pop("retry_policy", None)
-        add_to_parent = options.pop("add_to_parent", True)
+        add_to_parent, connection = options.pop("add_to_parent", True), options.pop("connection", None)
         producer = self.producer
         known = self.tasks.get(name)
         if known is not None:
             given = {option: value for option, value in options.items() if value is not None}
-            options = known.send_defaults() | given
+            options = known.completed(given)
         call = producer.call(name, args or (), kwargs or {}, options, None, known)
-        producer.send(call, retry, policy)
+        producer.send(call, retry, policy, connection)
         ignored = call.message.options.ignore_result
         if ignored is None and known is not None:
             ignored = known.ignore_result
@@ -393,6 +393,11 @@ class Celeriac:
         return cast("Broker", self._opened("broker"))
 
     @property
+    def reader(self) -> Broker:
+        """Where workers take messages: `broker`, unless `broker_read_url` says otherwise."""
+        return cast("Broker", self._opened("reader"))
+
+    @property
     def backend(self) -> Backend:
         """Where results are kept: at the broker, unless `result_backend` says otherwise."""
         return cast("Backend", self._opened("result store"))
@@ -404,14 +409,15 @@ class Celeriac:
             return known.thing
         with self._lock:
             version, known = self.conf.version, self._open.get(what)
-            is_broker = what == "broker"
-            place = connections.of_broker(self.conf) if is_broker else connections.of_results(self.conf)
+            place = connections.of_place(self.conf, what)
+            if what == "reader" and place == connections.of_place(self.conf, "broker"):
+                return self.broker
             if known is None or known.place != place:
                 if known is not None:
                     known.thing.close()
                 if place is None:
                     thing: Any = Backend(DisabledResults(), self.conf)
-                elif is_broker:
+                elif what != "result store":
                     thing = brokers.connect(*place)
                 else:
                     thing = Backend(results.connect(*place), self.conf)

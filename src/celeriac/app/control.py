@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from celeriac.control.commands import Control, Inspect
+from celeriac.control.commands import Control
+from celeriac.control.inspecting import Inspect
 
 __all__ = ["Control", "Inspect"]

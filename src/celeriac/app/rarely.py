@@ -41,7 +41,6 @@ ELSEWHERE: Final[Mapping[str, str]] = {
     "annotations": "read app.conf.task_annotations",
     "backend_cls": "set result_backend",
     "broker_connection": _NO_CONNECTIONS,
-    "bugreport": _COMMANDS.format("report"),
     "builtin_fixups": "there are no fixups",
     "connection": _NO_CONNECTIONS,
     "connection_for_read": _NO_CONNECTIONS,
@@ -121,8 +120,15 @@ def either(app: Any, default_key: str, *defaults: Any) -> Any:
     return next((value for value in defaults if value is not None), app.conf[default_key])
 
 
+def bugreport(app: Any) -> str:
+    """Versions, platform and settings, as `celeriac report` shows them. Passwords are masked."""
+    text: str = plugins.load("celeriac.control.reporting:text")(app)
+    return text
+
+
 _METHODS: Final[Mapping[str, Callable[..., Any]]] = {
     "add_periodic_task": add_periodic_task,
+    "bugreport": bugreport,
     "either": either,
     "uses_utc_timezone": uses_utc_timezone,
 }

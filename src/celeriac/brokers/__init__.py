@@ -11,8 +11,15 @@ from celeriac.brokers.contract import Broker
 #: URL scheme -> the adapter's class. A third party adds its own by the entry point `celeriac.brokers`.
 BROKERS: Final[Mapping[str, str]] = {
     "memory": "celeriac.brokers.memory:MemoryBroker",
+    "postgres": "celeriac.brokers.postgres:PostgresBroker",
+    "postgresql": "celeriac.brokers.postgres:PostgresBroker",
     "redis": "celeriac.brokers.redis:RedisBroker",
+    "redis+cluster": "celeriac.brokers.redis:RedisBroker",
+    "redis+sentinel": "celeriac.brokers.redis:RedisBroker",
     "rediss": "celeriac.brokers.redis:RedisBroker",
+    "rediss+cluster": "celeriac.brokers.redis:RedisBroker",
+    "rediss+sentinel": "celeriac.brokers.redis:RedisBroker",
+    "sentinel": "celeriac.brokers.redis:RedisBroker",
     "sqlite": "celeriac.brokers.sqlite:SQLiteBroker",
     "unix": "celeriac.brokers.redis:RedisBroker",
     "valkey": "celeriac.brokers.redis:RedisBroker",

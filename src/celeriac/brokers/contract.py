@@ -22,12 +22,14 @@ How deliveries stay safe, on every broker:
 The values are outside the garbage collector's view (`gc=False`): they hold bytes and numbers, and hundreds of
 thousands of them pass at once.
 
+`Searchable` and what else not every broker can is in `abilities.py`.
+
 Values and protocols only. `tests/brokers` runs `celeriac.testing.brokers.BrokerContract` on every adapter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import msgspec
@@ -136,7 +138,8 @@ class Ack(msgspec.Struct, frozen=True):
 
 
 class Release(msgspec.Struct, frozen=True):
-    """The message goes back to the head of its queue, and nothing is counted."""
+    """The message goes back to the head of its queue, and nothing is counted. Where the broker is `Searchable`, behind
+    those of a higher priority."""
 
 
 class Replace(msgspec.Struct, frozen=True):
@@ -168,9 +171,10 @@ Action = Ack | Release | Replace | PutBack | Bury
 class Settlement(msgspec.Struct, frozen=True, gc=False):
     """How one delivery ends: its result is stored, its follow-ups are sent, then the action is taken.
 
-    An arrival that completes its join sends the join's message with the follow-ups; `joins` names those that end
-    because their results have been used. These and `records` may be given only to a broker that shares its
-    `place` with the result store.
+    `opens` are joins that results of the follow-ups will come to; one that is open already stays as it is. An arrival
+    that completes its join sends the join's message with the follow-ups; `joins` names those that end because their
+    results have been used. These and `records` may be given only to a broker that shares its `place` with the result
+    store.
     """
 
     delivery: Delivery
@@ -179,18 +183,20 @@ class Settlement(msgspec.Struct, frozen=True, gc=False):
     records: Sequence[Record] = ()
     arrivals: Sequence[Arrival] = ()
     joins: Sequence[bytes] = ()
+    opens: Sequence[Join] = ()
 
 
 class QueueStats(msgspec.Struct, frozen=True):
     """One queue at a moment. `oldest_at`: when the message that waits longest was made (epoch seconds).
 
-    `evicted`: how many dead letters `Broker.prune_dead` has ever deleted from it.
+    `delayed` and `running` are None, and `oldest_at` always is, where the broker cannot tell: one that is not
+    `Searchable`. `evicted`: how many dead letters `Broker.prune_dead` has ever deleted from it.
     """
 
     queue: str
     ready: int
-    delayed: int
-    running: int
+    delayed: int | None
+    running: int | None
     dead: int
     oldest_at: float | None = None
     paused: bool = False
@@ -248,12 +254,14 @@ class Consumer(Protocol):
         """The broker's."""
         ...
 
-    def take(self, limit: int, timeout: float) -> list[Delivery]:
+    def take(self, limit: int, timeout: float, order: Sequence[str] | None = None) -> list[Delivery]:
         """Up to `limit` messages, waiting at most `timeout` seconds for the first; never blocks longer.
 
         Due messages come before ready ones are looked at, higher priorities first, then first in first out.
         A message is in the holding before it is returned. A paused queue gives nothing.
         A suspect, or a delivery with a verdict, comes alone.
+        `order`: all queues of this consumer, as they are to be looked into: what comes is of the first that has
+        something, and of no other. None: as suits the broker, such that none is passed over for ever.
 
         Raises:
             LeaseLost: this owner's lease had ended: all it held is gone; the next call starts under a new owner.
@@ -359,7 +367,8 @@ class Broker(Protocol):
         """From the return of this call on, these tasks begin no run in this queue.
 
         Returns the keys of those that waited, ready or delayed: they are delivered next, with the verdict `revoked`,
-        and nobody runs them. What is in a holding stays there (whoever holds it is told by `notify`), and is
+        and nobody runs them. A broker that is not `Searchable` returns none: it remembers them, and they get the
+        verdict when their turn comes. What is in a holding stays there (whoever holds it is told by `notify`), and is
         remembered like what is not in the queue: for `keep` seconds, until it is delivered, with the verdict, or
         until `REMEMBERED` others have come. So is what waits with another verdict.
 
@@ -380,14 +389,6 @@ class Broker(Protocol):
 
     def bans(self) -> list[bytes]:
         """What is remembered so, the soonest to be forgotten first: `MOST_BANS` at most."""
-        ...
-
-    def find(self, queue: str, part: bytes) -> Iterator[bytes]:
-        """The messages that contain these bytes and wait, are delayed or are held, the newest first in each.
-
-        Looked for in steps that hold up nobody. What stays where it is is found; what moves meanwhile may be missing,
-        or come twice.
-        """
         ...
 
     def notify(self, name: str, data: bytes) -> int:
@@ -411,7 +412,8 @@ class Broker(Protocol):
         ...
 
     def purge(self, queue: str) -> int:
-        """Delete what waits, ready and delayed; not what is running or dead. Returns how many."""
+        """Delete what waits, ready and, where the broker is `Searchable`, delayed; not what is running or dead.
+        Returns how many."""
         ...
 
     def pause(self, queue: str) -> None:
@@ -435,6 +437,11 @@ class Broker(Protocol):
 
     def drop(self, queue: str, keys: Sequence[bytes]) -> int:
         """Delete dead letters. Returns how many were there."""
+        ...
+
+    def cautions(self) -> list[str]:
+        """What the server is set up to do that breaks this contract, in words for its operator. May be wrong by
+        omission: a server that does not say how it is set up earns none."""
         ...
 
     def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:

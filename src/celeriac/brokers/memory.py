@@ -14,7 +14,7 @@ from itertools import islice
 from typing import Any, assert_never
 
 from celeriac import clock
-from celeriac.brokers import memory_revoking
+from celeriac.brokers import memory_revoking, room
 from celeriac.brokers.contract import (
     CRASHED,
     HIGHEST_PRIORITY,
@@ -35,6 +35,7 @@ from celeriac.brokers.contract import (
     crash_pause,
     is_given_up,
 )
+from celeriac.brokers.memory_broadcasts import MemoryBroadcasts
 from celeriac.brokers.memory_revoking import MemoryListener
 from celeriac.brokers.pruning import Pruned, prunable
 from celeriac.drivers.memory import Entry, Lease, Queue, Space
@@ -47,7 +48,7 @@ LEASE_EXPIRED = "lease expired"
 WORKER_LOST = "worker_lost"
 
 
-class MemoryBroker:
+class MemoryBroker(MemoryBroadcasts):
     """The broker of one space. See `Broker` for what each verb promises."""
 
     def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
@@ -58,7 +59,12 @@ class MemoryBroker:
         return self._space.place
 
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
+        self.send_limited(batch, {}, timeout)
+
+    def send_limited(self, batch: Sequence[Outgoing], most: Mapping[str, int], timeout: float) -> None:
         with self._entered() as space:
+            if most:
+                room.check(batch, most, lambda name: space.queue(name).count_waiting())
             for outgoing in batch:
                 _store(space, outgoing)
             space.changed.notify_all()
@@ -144,23 +150,16 @@ class MemoryBroker:
     def stats(self, queue: str) -> QueueStats:
         with self._entered() as space:
             found = space.queues.get(queue) or Queue(queue)
-            heads = (heap[0] for heap in found.ready.values() if heap)
-            oldest = min(heads, default=None, key=lambda head: head[0])
-            return QueueStats(
-                queue=queue,
-                ready=sum(map(len, found.ready.values())),
-                delayed=len(found.delayed),
-                running=len(found.running),
-                dead=len(found.dead),
-                oldest_at=None if oldest is None else created_at(oldest[1].data[KEY]),
-                paused=found.paused,
-                evicted=found.evicted,
-            )
+            oldest = found.oldest()
+            oldest_at = None if oldest is None else created_at(oldest.data[KEY])
+            waiting = (found.count_ready(), len(found.delayed))
+            others = (len(found.running), len(found.dead))
+            return QueueStats(queue, *waiting, *others, oldest_at, found.paused, found.evicted)
 
     def purge(self, queue: str) -> int:
         with self._entered() as space:
             found = space.queue(queue)
-            count = sum(map(len, found.ready.values())) + len(found.delayed)
+            count = found.count_waiting()
             found.ready.clear()
             found.delayed.clear()
             return count
@@ -202,6 +201,9 @@ class MemoryBroker:
         with self._entered() as space:
             letters = space.queue(queue).dead
             return sum(letters.pop(key, None) is not None for key in keys)
+
+    def cautions(self) -> list[str]:
+        return []
 
     def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:
         before = None if lifetime is None else clock.now() - lifetime
@@ -250,7 +252,7 @@ class MemoryConsumer:
     def place(self) -> str:
         return self._space.place
 
-    def take(self, limit: int, timeout: float) -> list[Delivery]:
+    def take(self, limit: int, timeout: float, order: Sequence[str] | None = None) -> list[Delivery]:
         self._space.check_process(BrokerRefused)
         deadline = clock.monotonic() + timeout
         with self._space.changed:
@@ -258,7 +260,10 @@ class MemoryConsumer:
                 now = clock.now()
                 queues = [self._space.queue(name) for name in self._names]
                 self._check_leases(queues, now)
-                taken = self._take_now(queues, now, limit)
+                looks = [queues] if order is None else [[self._space.queue(name)] for name in order]
+                taken: list[Delivery] = []
+                for look in looks:
+                    taken = taken or self._take_now(look, now, limit)
                 remaining = deadline - clock.monotonic()
                 if taken or self._is_woken or remaining <= 0:
                     self._is_woken = False
@@ -385,6 +390,8 @@ class MemoryConsumer:
         del queue.running[entry.fence]
         if settlement.records:
             self._space.put(settlement.records)
+        for join in settlement.opens:
+            self._space.open_join(join)
         for outgoing in (*settlement.sends, *self._space.arrive(settlement.arrivals, again=False)):
             _store(self._space, outgoing)
         for key in settlement.joins:

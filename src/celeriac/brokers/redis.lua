@@ -10,10 +10,11 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:n             hash    owner -> the number of its last take
   base:i             set     owners that wait for work
   base:a             string  the appointment: "<due time> <owner>", who of those wakes when the next delayed one is due
-  base:f             string  the last fence number given out; also numbers delayed members and dead letters
+  base:f             string  the last fence number given out
+  base:u             string  the last number given to a delayed member or a dead letter
   base:t             string  when housekeeping was last done
   base:l:<name>      string  the number of the last send over the connection of that name; "!" after a lost answer; for a
-                             minute
+                             minute. In a cluster, too: that a follow-up of another queue's delivery has come
   base:p             string  there while the queue is paused
   base:c             hash    key -> JSON list of casualties, for messages with crashes behind them
   base:v             hash    key -> verdict, for messages whose end is decided
@@ -23,14 +24,18 @@ share the hash tag {<queue>}, so that they live in one slot of a cluster. Times 
   base:x             zset    dead letters: score = a growing number, member = key
   base:y             hash    key -> class, JSON header, newline, message; for each dead letter
   base:e             string  how many dead letters have been evicted, being too old or too many
+  base:k             list    the messages of the queue's open crate (redis_moving.lua), in five words each
+  base:q             hash    "series", "number" and "target" of the queue's last crate
+  base:j             hash    series -> the number of the last crate of it that was unpacked here
   <prefix>queues     set     names of all queues
   <prefix>bans       zset    what is revoked without being known by its key: score = until when it is remembered
+  <prefix>s:<name>   zset    the queues that have copies of what is sent to a broadcast: score = until when
 
 Scripts that take look at base:r and base:m only where one of them exists: who revokes nothing pays nothing.
 
 A class is one character: a priority, "s" for a suspect or, in a holding only, "e" for a message that has been
 committed: its run has begun and must not be repeated. A key is the message's id, bytes 2 to 17. The channel
-`celeriac.wake:<owner>` carries the base name of a queue to look at; `<prefix>control:<name>` carries notices.
+`celeriac.wake:<owner>` carries the base name of a queue to look at; `<prefix>control:<database>:<name>` carries notices.
 ]]
 
 -- What is in the place of a message that was moved out of its list. To take the entry out, the server would have to look at
@@ -51,16 +56,20 @@ local function wake(base)
   end
 end
 
+local function put_off(base, class, due, message)
+  local member = class .. redis.call('INCR', base .. ':u') .. ':' .. message
+  redis.call('ZADD', base .. ':d', due, member)
+  if redis.call('ZRANK', base .. ':d', member) == 0 then wake(base) end
+end
+
 -- Store one message: ready when delay is '', else due so many milliseconds from now. Wakes nobody when ready: the caller
 -- does, once.
 local function store(base, class, delay, message)
   if delay == '' then
     redis.call('RPUSH', base .. ':' .. class, message)
-    return
+  else
+    put_off(base, class, now() + delay, message)
   end
-  local member = class .. redis.call('INCR', base .. ':f') .. ':' .. message
-  redis.call('ZADD', base .. ':d', now() + delay, member)
-  if redis.call('ZRANK', base .. ':d', member) == 0 then wake(base) end
 end
 
 -- Whether a send is one that has not come before. ARGV[1] is the number of arguments that mark it: name of the connection
@@ -112,6 +121,15 @@ end
 local function ready(base)
   return redis.call('EXISTS', base .. ':0', base .. ':1', base .. ':2', base .. ':3', base .. ':4', base .. ':5',
     base .. ':6', base .. ':7', base .. ':8', base .. ':9', base .. ':s')
+end
+
+-- The first of so many new fences. They grow with the clock as well: a server that has lost its last second, in a power cut
+-- or to a replica that takes over, must not give out numbers again under which somebody still holds other messages.
+local function fences(base, count, t)
+  local first, least = redis.call('INCRBY', base .. ':f', count) - count + 1, t * 1000
+  if first >= least then return first end
+  redis.call('SET', base .. ':f', string.format('%.0f', least + count - 1))
+  return least
 end
 
 -- Scores of keys in base:r: until when each is remembered, or false.
@@ -175,14 +193,19 @@ local function sift(base, class, t, messages)
   return good
 end
 
-local function bury(base, t, class, message, reason, detail, casualties)
-  local key = string.sub(message, 2, 17)
+-- Keep a value of base:y under this key, or another where there is one under it.
+local function add_dead(base, key, value)
   if #key < 16 or redis.call('HEXISTS', base .. ':y', key) == 1 then
-    key = string.sub(redis.sha1hex(message .. redis.call('INCR', base .. ':f')), 1, 16)
+    key = string.sub(redis.sha1hex(value .. redis.call('INCR', base .. ':u')), 1, 16)
   end
+  redis.call('ZADD', base .. ':x', redis.call('INCR', base .. ':u'), key)
+  redis.call('HSET', base .. ':y', key, value)
+end
+
+local function bury(base, t, class, message, reason, detail, casualties)
   local header = cjson.encode({reason = reason, detail = detail, at = t / 1000})
-  redis.call('ZADD', base .. ':x', redis.call('INCR', base .. ':f'), key)
-  redis.call('HSET', base .. ':y', key, class .. header .. '\n' .. (casualties or '[]') .. '\n' .. message)
+  local value = class .. header .. '\n' .. (casualties or '[]') .. '\n' .. message
+  add_dead(base, string.sub(message, 2, 17), value)
 end
 
 local function absolve(base, key)
@@ -278,6 +301,26 @@ end
 if plain then wake(base) end
 return 1
 
+--[[ script send_limited: store messages, ready or delayed, if no more than so many wait then.
+ARGV: the marks, then how many may wait, then as for send. Atomic for the call. Returns -1 where they do not fit. ]]
+local base, first = KEYS[1], ARGV[1] + 3
+if not is_new(base) then return 0 end
+local waiting = redis.call('ZCARD', base .. ':d')
+for class in string.gmatch('0123456789s', '.') do waiting = waiting + redis.call('LLEN', base .. ':' .. class) end
+for _, holes in ipairs(redis.call('HVALS', base .. ':m')) do waiting = waiting - holes end
+if waiting + (#ARGV - first + 1) / 3 > tonumber(ARGV[first - 1]) then
+  -- Should the answer be lost, the same call is new again.
+  redis.call('SET', base .. ':l:' .. ARGV[2], '', 'PX', 60000)
+  return -1
+end
+local plain = false
+for i = first, #ARGV, 3 do
+  if ARGV[i + 1] == '' then plain = true end
+  store(base, ARGV[i], ARGV[i + 1], ARGV[i + 2])
+end
+if plain then wake(base) end
+return 1
+
 --[[ script send_bulk: store many ready messages of one priority.
 ARGV: the marks, then class and the messages. Atomic for the call. ]]
 local base = KEYS[1]
@@ -287,6 +330,18 @@ for i = ARGV[1] + 3, #ARGV, 4000 do
   redis.call('RPUSH', base .. ':' .. class, unpack(ARGV, i, math.min(i + 3999, #ARGV)))
 end
 wake(base)
+return 1
+
+--[[ script follow: store follow-ups of deliveries of other queues, in a cluster; each once within a minute.
+ARGV: its mark, which names delivery and place, class, delay or '', message; repeated. ]]
+local base, plain = KEYS[1], false
+for i = 1, #ARGV, 4 do
+  if redis.call('SET', base .. ':l:' .. ARGV[i], '', 'NX', 'PX', 60000) then
+    if ARGV[i + 2] == '' then plain = true end
+    store(base, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3])
+  end
+end
+if plain then wake(base) end
 return 1
 
 --[[ script open: begin a lease.
@@ -338,7 +393,7 @@ end
 local function take_suspect()
   local suspect = redis.call('LPOP', base .. ':s')
   if not suspect then return nil end
-  local fence = redis.call('INCR', base .. ':f')
+  local fence = fences(base, 1, t)
   local key = string.sub(suspect, 2, 17)
   redis.call('HSET', base .. ':h:' .. owner, fence, 's' .. suspect)
   local crashes = redis.call('HGET', base .. ':c', key)
@@ -375,7 +430,7 @@ for class = (high > 0 and 9 or 0), 0, -1 do
   if #reply > limit then break end
 end
 if #fields > 0 then
-  local first = redis.call('INCRBY', base .. ':f', #fields / 2) - #fields / 2 + 1
+  local first = fences(base, #fields / 2, t)
   reply[1] = first
   for i = 1, #fields, 2 do fields[i] = first + (i - 1) / 2 end
   for i = 1, #fields, 2000 do
@@ -405,9 +460,10 @@ return {due - t}
 --[[ script settle: end deliveries.
 ARGV[1] owner; then for each delivery: action, fence, and what the action needs.
   A fence                        acknowledge a message without crashes, results and follow-ups
-  F fence nr ns na nj records sends arrivals joins final   the general form: records are (key, data, ttl or ''), sends are
-                                 (base, class, delay or '', message), arrivals are (name of a join, place, data), joins are
-                                 names of those that end, final is one of: A | R | X reason detail | B delay message |
+  F fence nr ns na nj no records sends arrivals joins opens final   the general form: records are (key, data, ttl or ''),
+                                 sends are (base, class, delay or '', message), arrivals are (name of a join, place,
+                                 data), joins are names of those that end, opens are (name of a join, and what else
+                                 `open_join` needs), final is one of: A | R | X reason detail | B delay message |
                                  P base class delay message (acknowledge, give back, bury, put back, replace)
 Returns {number settled, error or '', fence lost, ...}; on an error the rest is untouched. ]]
 
@@ -458,8 +514,8 @@ while i <= #ARGV do
   else
     local entry = redis.call('HGET', held, fence)
     local records, sends = tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3])
-    local arrivals, joins = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5])
-    i = i + 6
+    local arrivals, joins, opens = tonumber(ARGV[i + 4]), tonumber(ARGV[i + 5]), tonumber(ARGV[i + 6])
+    i = i + 7
     if not entry then lost[#lost + 1] = fence end
     for _ = 1, records do
       if entry then
@@ -467,7 +523,8 @@ while i <= #ARGV do
         if ARGV[i + 2] == '' then
           reply = redis.pcall('SET', ARGV[i], ARGV[i + 1])
         else
-          reply = redis.pcall('SET', ARGV[i], ARGV[i + 1], 'PX', ARGV[i + 2])
+          -- Not SET with PX: in that place Lua may hand over a buffer of up to 64 bytes that another command has left.
+          reply = redis.pcall('PSETEX', ARGV[i], ARGV[i + 2], ARGV[i + 1])
         end
         if reply.err then return {settled, reply.err, unpack(lost)} end
         redis.call('PUBLISH', ARGV[i], ARGV[i + 1])
@@ -488,6 +545,10 @@ while i <= #ARGV do
     for _ = 1, joins do
       if entry then redis.call('UNLINK', ARGV[i]) end
       i = i + 1
+    end
+    for _ = 1, opens do
+      if entry then open_join(unpack(ARGV, i, i + 7)) end
+      i = i + 8
     end
     local final = ARGV[i]
     i = i + 1
@@ -701,7 +762,27 @@ redis.call('ZADD', KEYS[1], 'GT', t + ARGV[1], ARGV[2])
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -ARGV[3] - 1)
 return 1
 
---[[ script bans: what is remembered so. Its key is <prefix>bans. ]]
+--[[ script subscribe: let a queue have copies. Its key is <prefix>s:<name>.
+ARGV: for how long, queue. ]]
+return redis.call('ZADD', KEYS[1], now() + ARGV[1], ARGV[2])
+
+--[[ script lapsed: the queues whose time has been over for so long. Its key is <prefix>s:<name>.
+ARGV: how long, then queues that have been deleted: these are forgotten, if they have not come back. ]]
+local lapsed = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now() - ARGV[1])
+local gone = {}
+for i = 2, #ARGV do gone[ARGV[i]] = true end
+for _, queue in ipairs(lapsed) do
+  if gone[queue] then redis.call('ZREM', KEYS[1], queue) end
+end
+return lapsed
+
+--[[ script delete: delete a queue with all that is in it, whoever holds it. ]]
+local base = KEYS[1]
+for _, owner in ipairs(redis.call('ZRANGE', base .. ':o', 0, -1)) do redis.call('UNLINK', base .. ':h:' .. owner) end
+for letter in string.gmatch('0123456789sdoniafutpcvrgmxye', '.') do redis.call('UNLINK', base .. ':' .. letter) end
+return 1
+
+--[[ script bans: what is remembered so. Its key is <prefix>bans, or one like it. ]]
 return redis.call('ZRANGEBYSCORE', KEYS[1], '(' .. now(), '+inf')
 
 --[[ script find: messages that contain some bytes, among some that wait, or among all that is held.
@@ -814,7 +895,7 @@ end
 return page
 
 --[[ script replay: send dead letters again, and forget their results.
-ARGV: prefix of results, then keys. Returns how many were there. ]]
+ARGV: prefix of results, or '' where they are elsewhere; then keys. Returns how many were there. ]]
 local base, count = KEYS[1], 0
 for i = 2, #ARGV do
   local key = ARGV[i]
@@ -825,10 +906,10 @@ for i = 2, #ARGV do
     local second = string.find(value, '\n', first + 1, true)
     local message = string.sub(value, second + 1)
     absolve(base, string.sub(message, 2, 17))
-    redis.call('UNLINK', ARGV[1] .. string.sub(message, 2, 17))
+    if ARGV[1] ~= '' then redis.call('UNLINK', ARGV[1] .. string.sub(message, 2, 17)) end
     redis.call('HDEL', base .. ':y', key)
     redis.call('ZREM', base .. ':x', key)
-    redis.call('RPUSH', base .. ':' .. (class == 's' and '0' or class), message)
+    redis.call('RPUSH', base .. ':' .. (tonumber(class) and class or '0'), message)
     count = count + 1
   end
 end

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, assert_never
 
 from celeriac import clock
-from celeriac.brokers import sqlite_listener, sqlite_revoking
+from celeriac.brokers import room, sqlite_listener, sqlite_moving, sqlite_revoking
+from celeriac.brokers.abilities import Crate
 from celeriac.brokers.contract import (
     HIGHEST_PRIORITY,
     REVOKED,
@@ -30,10 +31,11 @@ from celeriac.brokers.contract import (
     Settlement,
 )
 from celeriac.brokers.pruning import Pruned, prunable
+from celeriac.brokers.sqlite_broadcasts import SQLiteBroadcasts
 from celeriac.brokers.sqlite_ledger import PATIENCE, QUERIES, Held, Ledger, casualties_of, write
 from celeriac.brokers.sqlite_listener import SQLiteListener
 from celeriac.drivers.sqlite import SQLiteFile, translated
-from celeriac.drivers.sqlite_joins import arrive, end_joins
+from celeriac.drivers.sqlite_joins import arrive, end_joins, open_join
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable, LeaseLost
 from celeriac.message import KEY, created_at
 from celeriac.urls import Url
@@ -46,7 +48,7 @@ PURGED_AT_ONCE: Final = 10_000
 HOUSE_PART: Final = 1 / 8
 
 
-class SQLiteBroker:
+class SQLiteBroker(SQLiteBroadcasts):
     """The broker of one file. See `Broker` for what each verb promises."""
 
     def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
@@ -59,6 +61,13 @@ class SQLiteBroker:
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
         if batch:
             write(self._file, lambda ledger: ledger.send(batch), timeout)
+
+    def send_limited(self, batch: Sequence[Outgoing], most: Mapping[str, int], timeout: float) -> None:
+        def work(ledger: Ledger) -> None:
+            room.check(batch, most, lambda name: sum(ledger.run("waiting", name)[0]))
+            ledger.send(batch)
+
+        write(self._file, work, timeout)
 
     def consumer(
         self, queues: Sequence[str], owner: str, *, lease: float, max_deliveries: int
@@ -140,6 +149,10 @@ class SQLiteBroker:
 
         return self._read(work)
 
+    def delayed(self, queue: str, limit: int) -> list[tuple[float, bytes]]:
+        """See `celeriac.brokers.abilities.Foretells`."""
+        return [(due_at, data) for due_at, _, _, data, *_ in self._rows("due", queue, float("inf"), limit)]
+
     def purge(self, queue: str) -> int:
         [(last,)] = self._rows("last_position")
 
@@ -189,6 +202,9 @@ class SQLiteBroker:
 
         return write(self._file, work)
 
+    def cautions(self) -> list[str]:
+        return []
+
     def prune_dead(self, queue: str, keep: int | None, lifetime: float | None, limit: int = 200) -> Pruned:
         def look(connection: sqlite3.Connection, limit: int = 1) -> tuple[Pruned, list[Any]]:
             rows = connection.execute(QUERIES["dead_ages"], (queue, limit + 1)).fetchall()
@@ -207,6 +223,16 @@ class SQLiteBroker:
         # A look at the first waits for nobody, and keeps nobody waiting.
         first, _ = self._read(look)
         return write(self._file, work) if first.expired or first.surplus else first
+
+    def pack(self, queue: str, target: str, limit: int) -> Crate | None:
+        """See `celeriac.brokers.abilities.Movable`, here and below."""
+        return sqlite_moving.pack(self._file, queue, target, limit)
+
+    def unpack(self, crate: Crate) -> bool:
+        return sqlite_moving.unpack(self._file, crate)
+
+    def discard(self, crate: Crate) -> None:
+        sqlite_moving.discard(self._file, crate)
 
     def close(self) -> None:
         self._file.close()
@@ -246,7 +272,7 @@ class SQLiteConsumer:
     def place(self) -> str:
         return self._file.place
 
-    def take(self, limit: int, timeout: float) -> list[Delivery]:
+    def take(self, limit: int, timeout: float, order: Sequence[str] | None = None) -> list[Delivery]:
         deadline = clock.monotonic() + timeout
         while True:
             # However short its wait: other threads of the process, and other processes, use the file in turn.
@@ -255,7 +281,7 @@ class SQLiteConsumer:
                 seen = self._file.version(patience)
                 quiet = self._file.read(self._quiet_for, patience)
             if quiet <= 0:
-                owner, taken = write(self._file, lambda ledger: self._take(ledger, limit), patience)
+                owner, taken = write(self._file, lambda ledger: self._take(ledger, limit, order), patience)
                 if taken is None:
                     raise LeaseLost(
                         f"the lease of {owner!r} ended: it was not renewed for {self._lease:g} s, "
@@ -343,7 +369,9 @@ class SQLiteConsumer:
                 quiet = min(quiet, due_at - now)
         return quiet
 
-    def _take(self, ledger: Ledger, limit: int) -> tuple[str, list[Delivery] | None]:
+    def _take(
+        self, ledger: Ledger, limit: int, order: Sequence[str] | None
+    ) -> tuple[str, list[Delivery] | None]:
         """Housekeeping, then what is to be taken next; under whose name, and None where its lease is lost."""
         owner = self._owner
         if self._is_closed:
@@ -370,7 +398,11 @@ class SQLiteConsumer:
                 ledger.catch_revoked(queue, limit)
             if not paused:
                 open_queues.append(queue)
-        return owner, self._pick(ledger, open_queues, limit)
+        looks = [open_queues] if order is None else [[queue] for queue in order if queue in open_queues]
+        for look in looks:
+            if taken := self._pick(ledger, look, limit):
+                return owner, taken
+        return owner, []
 
     def _register(self, ledger: Ledger) -> None:
         for queue in self._queues:
@@ -418,6 +450,8 @@ def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
         ledger.file.put_records(ledger.connection, settlement.records)
     if settlement.sends:
         ledger.send(settlement.sends)
+    for join in settlement.opens:
+        open_join(ledger.connection, join)
     if settlement.arrivals:
         ledger.send(arrive(ledger.connection, settlement.arrivals, again=False))
     if settlement.joins:

@@ -223,6 +223,10 @@ SELECT paused, housekept_at,
     (SELECT min(due_at) FROM delayed WHERE queue = name)
 FROM queues WHERE name = ?;
 
+-- name: waiting
+-- queue -> how many are ready, and delayed; one row
+SELECT coalesce(sum(ready), 0), coalesce(sum(delayed), 0) FROM queues WHERE name = ?;
+
 -- name: counters
 -- queue -> ready, delayed, running, dead, paused, evicted
 SELECT ready, delayed, running, dead, paused,
@@ -292,3 +296,77 @@ ON CONFLICT (queue) DO UPDATE SET total = total + excluded.total;
 -- name: forget_result
 -- key
 DELETE FROM results WHERE key = ?;
+
+-- ------------------------------------------------------------------------------------------------- Moving house
+
+-- name: crate
+-- queue -> series, number, target and parcels (null: none is open) of its last crate.
+SELECT series, number, target, parcels FROM crates WHERE queue = ?;
+
+-- name: put_crate
+-- queue, series, number, target, parcels
+INSERT OR REPLACE INTO crates (queue, series, number, target, parcels) VALUES (?, ?, ?, ?, ?);
+
+-- name: discard_crate
+-- queue, series, number
+UPDATE crates SET parcels = NULL WHERE queue = ? AND series = ? AND number = ?;
+
+-- name: note_unpacked
+-- series, number -> changes no row where that number, or a greater one, is noted.
+INSERT INTO unpacked (series, number) VALUES (?, ?)
+ON CONFLICT (series) DO UPDATE SET number = excluded.number WHERE number < excluded.number;
+
+-- name: oldest_dead
+-- queue, limit -> serial, urgency, key, reason, detail, died_at, data, history.
+SELECT serial, urgency, key, reason, detail, died_at, data, history FROM dead WHERE queue = ? ORDER BY serial LIMIT ?;
+
+-- ---------------------------------------------------------------------------------------------- Broadcasts
+
+-- name: subscribe
+-- broadcast, queue, until
+INSERT INTO subscriptions (broadcast, queue, until) VALUES (?, ?, ?)
+ON CONFLICT (broadcast, queue) DO UPDATE SET until = excluded.until;
+
+-- name: subscribers
+-- broadcast, now -> queues, sorted.
+SELECT queue FROM subscriptions WHERE broadcast = ? AND until > ? ORDER BY queue;
+
+-- name: lapsed
+-- broadcast, moment -> queues whose time was over then.
+SELECT queue FROM subscriptions WHERE broadcast = ? AND until <= ?;
+
+-- name: end_lapsed
+-- As lapsed; they are no longer known.
+DELETE FROM subscriptions WHERE broadcast = ? AND until <= ? RETURNING queue;
+
+-- name: empty_ready
+-- queue
+DELETE FROM ready WHERE queue = ?;
+
+-- name: empty_delayed
+-- queue
+DELETE FROM delayed WHERE queue = ?;
+
+-- name: empty_running
+-- queue
+DELETE FROM running WHERE queue = ?;
+
+-- name: empty_dead
+-- queue
+DELETE FROM dead WHERE queue = ?;
+
+-- name: empty_leases
+-- queue
+DELETE FROM leases WHERE queue = ?;
+
+-- name: empty_revoked
+-- queue
+DELETE FROM revoked WHERE queue = ?;
+
+-- name: empty_evictions
+-- queue
+DELETE FROM evictions WHERE queue = ?;
+
+-- name: empty_queues
+-- queue
+DELETE FROM queues WHERE name = ?;

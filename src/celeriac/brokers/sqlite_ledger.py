@@ -46,7 +46,7 @@ T = TypeVar("T")
 
 QUERIES: Final = load_queries(os.path.join(os.path.dirname(__file__), "sqlite.sql"))
 
-_write_history: Final = msgspec.msgpack.Encoder().encode
+write_history: Final = msgspec.msgpack.Encoder().encode
 _read_history: Final = msgspec.msgpack.Decoder(list[Casualty]).decode
 
 
@@ -114,9 +114,13 @@ class Ledger:
 
     def bury(self, queue: str, held: Held, reason: str, detail: str) -> None:
         """Garbage messages, and copies of one message, may share a key: the later one gets one of its own."""
-        for key in (held.data[KEY], os.urandom(16)):
-            row = (queue, key, held.urgency, held.data, reason, detail, self.now, held.history)
-            if self.connection.execute(QUERIES["add_dead"], row).rowcount:
+        row = (held.urgency, held.data, reason, detail, self.now, held.history)
+        self.add_dead(queue, held.data[KEY], row)
+
+    def add_dead(self, queue: str, key: bytes, row: tuple[Any, ...]) -> None:
+        """A dead letter; `row`: all but its queue and key."""
+        for name in (key, os.urandom(16)):
+            if self.connection.execute(QUERIES["add_dead"], (queue, name, *row)).rowcount:
                 break
         self.moves(queue).dead += 1
 
@@ -125,7 +129,7 @@ class Ledger:
             self.judge(queue, held, f"{WORKER_LOST}:{casualty.cause}")
             return
         casualties = [*casualties_of(held.history), casualty]
-        held = held._replace(history=_write_history(casualties))
+        held = held._replace(history=write_history(casualties))
         if is_given_up(len(casualties), held.verdict, max_deliveries):
             self.bury(queue, held, CRASHED, crash_detail(casualties))
         elif len(casualties) >= max_deliveries:

@@ -29,8 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--expires", type=_number_or_moment, metavar="TIME", help="do not run after: seconds, or ISO 8601")
     add("--serializer", help="how the arguments are written: msgpack, json, yaml")
     add("--queue", help="send to this queue")
-    add("--exchange", metavar="NAME", help="as Celery's")
-    add("--routing-key", metavar="KEY", help="as Celery's")
+    add("--exchange", metavar="NAME", help="send to every queue that is bound to this exchange")
+    add("--routing-key", metavar="KEY", help="by this routing key")
     add("--priority", type=int, metavar="NUMBER", help="a higher number runs first")
 
 

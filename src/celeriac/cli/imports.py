@@ -8,7 +8,6 @@ last line, which is all of them in one process.
 from __future__ import annotations
 
 import os
-import resource
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -16,10 +15,11 @@ from typing import Any, Final
 
 import msgspec
 
-from celeriac import clock, context, plugins, pools, task_modules, wire
+from celeriac import clock, context, machine, plugins, task_modules, wire
 from celeriac.cli import show
 from celeriac.cli.opening import find_app
 from celeriac.wire import WorkerOptions
+from celeriac.worker import template
 
 _COLUMNS: Final = ("module", "imported", "tasks", "modules", "MB", "ms", "error")
 _NUMERIC: Final = ("tasks", "modules", "MB", "ms")
@@ -37,8 +37,7 @@ class Cost(msgspec.Struct, frozen=True):
 
 def run(options: WorkerOptions, color: bool) -> int:
     """Print the table. Returns 1 where a module cannot be imported."""
-    if options.pool is not None and (patch := pools.spec(options.pool).patch):
-        plugins.find("pool", options.pool, {options.pool: patch})()
+    template.patch_early(options)
     before = _now()
     app = find_app(options.app)
     app.conf.config_from_flags(options.settings)
@@ -104,25 +103,16 @@ def _forked(work: Callable[[], Cost]) -> Cost:
 
 
 def _now() -> tuple[float, int, int]:
-    return clock.monotonic(), len(sys.modules), _own_memory()
+    return clock.monotonic(), len(sys.modules), machine.own_memory()
 
 
 def _since(before: tuple[float, int, int], app: Any, tasks: int = 0, error: str = "") -> Cost:
     began, modules, memory = before
     seconds = clock.monotonic() - began
     return Cost(
-        memory=max(0, _own_memory() - memory),
+        memory=max(0, machine.own_memory() - memory),
         seconds=seconds,
         modules=len(sys.modules) - modules,
         tasks=len([name for name in app.tasks if not name.startswith("celery.")]) - tasks,
         error=error,
     )
-
-
-def _own_memory() -> int:
-    """Bytes that this process shares with no other; where the system does not tell, the most it ever had."""
-    try:
-        with open("/proc/self/smaps_rollup", encoding="ascii") as file:
-            return sum(int(line.split()[1]) for line in file if line.startswith("Private_")) * 1024
-    except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -12,6 +12,7 @@ from celeriac import finding, plugins, wire
 from celeriac.app import Celeriac
 from celeriac.cli.parsing import CommandFailed, general_settings
 from celeriac.exceptions import CeleriacError, ImproperlyConfigured
+from celeriac.routing import usual_queues
 from celeriac.settings import SETTINGS
 
 
@@ -59,16 +60,9 @@ def find_app(name: str) -> Any:
         raise CommandFailed(text, wire.EXIT_FAILURE) from exc
 
 
-def declared_queues(conf: Any) -> list[str]:
-    """The queues that a worker without `-Q` takes from."""
-    declared = conf.task_queues or ()
-    names = [str(getattr(queue, "name", queue)) for queue in declared]
-    return list(dict.fromkeys(names)) or [conf.task_default_queue]
-
-
 def known_queues(app: Any) -> list[str]:
     """The queues that the broker has seen or the application declares, sorted."""
-    return sorted({*app.broker.queues(), *declared_queues(app.conf)})
+    return sorted({*app.broker.queues(), *usual_queues(app.conf)})
 
 
 def check_queues(app: Any, names: Iterable[str], hint: str = "") -> None:

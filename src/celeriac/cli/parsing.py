@@ -210,6 +210,23 @@ def names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
 
+def weighted(text: str) -> dict[str, int | None]:
+    """A type of option: names with commas between them, each with its weight behind a colon where it is to have one."""
+    found: dict[str, int | None] = {}
+    for word in names(text):
+        name, colon, weight = word.rpartition(":")
+        if colon and not (name and weight.isascii() and weight.isdigit() and int(weight)):
+            raise argparse.ArgumentTypeError(
+                f"{word!r}: behind the colon is the queue's weight, a whole number (1 or more). A queue with a colon "
+                f"in its own name needs one too: {word}:1"
+            )
+        name = name or word
+        if name in found and (colon or found[name]):
+            raise argparse.ArgumentTypeError(f"{name!r} is named twice: a queue has one weight")
+        found[name] = int(weight) if colon else None
+    return found
+
+
 def read_setting(name: str) -> Callable[[str], Any]:
     """A type of option: a value of that setting, checked as the setting itself is."""
 

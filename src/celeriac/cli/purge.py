@@ -1,4 +1,5 @@
-"""Delete the messages that wait in queues, ready or scheduled. What runs and what is dead stays.
+"""Delete the messages that wait in queues, ready or scheduled. What runs and what is dead stays; so does what is
+scheduled where the broker cannot reach it, which is said.
 
     celeriac -A proj purge
     celeriac -A proj purge -f -Q mail,reports
@@ -13,9 +14,11 @@ import sys
 from typing import Any
 
 from celeriac import wire
+from celeriac.brokers.abilities import Searchable
 from celeriac.cli import parsing, show
-from celeriac.cli.opening import check_queues, declared_queues, known_queues, open_broker
+from celeriac.cli.opening import check_queues, known_queues, open_broker
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.routing import usual_queues
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,20 +33,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Ask, then delete."""
     with open_broker(args) as app:
-        named = args.queues or (known_queues(app) if args.all else declared_queues(app.conf))
+        named = args.queues or (known_queues(app) if args.all else usual_queues(app.conf))
         _check(app, (*args.queues, *args.exclude_queues), args)
         names = [name for name in dict.fromkeys(named) if name not in args.exclude_queues]
         if not names:
             raise ImproperlyConfigured("no queue is left to purge: all are excluded")
         if not args.force:
-            waiting = {name: (stats := app.broker.stats(name)).ready + stats.delayed for name in names}
+            waiting = {name: (stats := app.broker.stats(name)).ready + (stats.delayed or 0) for name in names}
             listed = ", ".join(f"{name} ({number:,})" for name, number in waiting.items())
             if not parsing.ask(f"This deletes what waits in: {listed}. It cannot be undone. Go on?"):
                 print("Nothing was deleted.", file=sys.stderr)
                 return wire.EXIT_FAILURE
         deleted = sum(app.broker.purge(name) for name in names)
+        is_all = isinstance(app.broker, Searchable)
     if not args.quiet:
         print(f"Purged {show.count(deleted, 'message')} from {show.count(len(names), 'known task queue')}.")
+        if not is_all:
+            print("What is scheduled stays: this broker cannot delete it.")
     return wire.EXIT_OK
 
 

@@ -5,7 +5,8 @@
     celeriac -b redis://localhost queues --json
 
 "scheduled" waits for its time (countdown, eta, retries); "oldest" is how long the first has waited; "evicted" dead
-letters were deleted for their age or their number (task_dead_letter_expires, task_dead_letter_max).
+letters were deleted for their age or their number (task_dead_letter_expires, task_dead_letter_max). "?": this broker
+cannot tell; null in JSON.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 from typing import Any, Final
 
 from celeriac import clock, wire
+from celeriac.brokers.abilities import Movable
 from celeriac.brokers.contract import QueueStats
 from celeriac.cli import show
 from celeriac.cli.opening import check_queues, known_queues, open_broker
@@ -48,6 +50,7 @@ def run(args: argparse.Namespace) -> int:
             if args.watch is not None and sys.stdout.isatty():
                 print(_CLEAR, end="")
             _print(stats, args)
+            _tell_of_crates(app.broker, names)
             if args.watch is None:
                 return wire.EXIT_OK
             sys.stdout.flush()
@@ -60,12 +63,28 @@ def _print(stats: list[QueueStats], args: argparse.Namespace) -> None:
         return
     rows = [
         (
-            one.queue, one.ready, one.delayed, one.running, one.dead, one.evicted, show.age(one.oldest_at),
-            "paused" if one.paused else "",
+            one.queue, one.ready, _told(one.delayed), _told(one.running), one.dead, one.evicted,
+            show.age(one.oldest_at), "paused" if one.paused else "",
         )
         for one in stats
     ]  # fmt: skip
     show.table(_COLUMNS, rows, numeric=_NUMERIC, color=not args.no_color)
+
+
+def _told(count: int | None) -> int | str:
+    return "?" if count is None else count
+
+
+def _tell_of_crates(broker: Any, names: list[str]) -> None:
+    """What a move has taken and not brought to its end is in no column."""
+    for name in names if isinstance(broker, Movable) else ():
+        if (crate := broker.pack(name, "", 0)) is not None:
+            count = show.count(len(crate.parcels), "message")
+            print(
+                f"{count} of {name} are on their way to {crate.target}: `celeriac move` is at work, or to be "
+                "run again.",
+                file=sys.stderr,
+            )
 
 
 def _fields(one: QueueStats) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import msgspec
 
-from celeriac import logs, plugins, pools, setting_sources, wire
+from celeriac import logs, machine, plugins, pools, setting_sources, wire
 from celeriac.cli import parsing
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.log_output import JSON
@@ -76,8 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="",
         help="the worker's name; %%h is the host, %%n its name, %%d its domain",
     )
-    add("-Q", "--queues", type=parsing.names, default=(), metavar="NAMES", help="queues to take from")
-    add("-X", "--exclude-queues", type=parsing.names, default=(), metavar="NAMES", help="but not from these")
+    _add_queues(parser)
     add("-I", "--include", type=parsing.names, default=(), metavar="MODULES", help="more modules to import")
     add("--purge", "--discard", action="store_true", help="delete what waits in the queues first")
     add("-P", "--pool", help=f"how tasks run: {', '.join(pools.POOLS)} (default: prefork)")
@@ -115,6 +114,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for dest, (flags, takes_value, why) in table.items():
             how: dict[str, Any] = {"metavar": "VALUE"} if takes_value else {"action": "store_true"}
             add(*flags.split(), dest=dest, help=f"{text}{why}", **how)
+
+
+def _add_queues(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add(
+        "-Q",
+        "--queues",
+        type=parsing.weighted,
+        default={},
+        metavar="NAMES",
+        help="queues to take from; with weights, as in high:3,low:1, each has its share while all have messages",
+    )
+    add(
+        "--queue-order",
+        type=parsing.one_of(*wire.QUEUE_ORDERS),
+        metavar="ORDER",
+        help="how to look into the queues: in the order of -Q strictly (priority) or of their names (sorted), or "
+        "with the same share for each (round_robin)",
+    )
+    add("-X", "--exclude-queues", type=parsing.names, default=(), metavar="NAMES", help="but not from these")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -191,9 +210,16 @@ def options_of(args: argparse.Namespace) -> WorkerOptions:
         raise ImproperlyConfigured(
             "--autoscale and --processes: the first says how many processes there are. Leave the other out"
         )
+    weights = {queue: weight for queue, weight in args.queues.items() if weight}
+    if weights and args.queue_order:
+        raise ImproperlyConfigured(
+            "--queue-order and the weights of -Q: both say how to look into the queues. Leave one out"
+        )
     return WorkerOptions(
         app=args.app,
-        queues=args.queues,
+        queues=tuple(args.queues),
+        weights=weights,
+        queue_order=args.queue_order or "",
         exclude=args.exclude_queues,
         include=args.include,
         pidfile=args.pidfile,
@@ -245,7 +271,7 @@ def node_name(hostname: str) -> str:
 
 def _concurrency(text: str) -> int:
     if text == "auto":
-        return pools.usable_cpus()
+        return machine.usable_cpus()
     row = SETTINGS["worker_concurrency"]
     number: int = row.read(text, f"command line flag {row.flag}")
     return number

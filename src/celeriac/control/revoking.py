@@ -10,8 +10,9 @@ import signal as signals
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from celeriac import bans, clock, message, notices, states, stored
+from celeriac import bans, clock, message, notices, routing, states, stored
 from celeriac.backend import lifetime
+from celeriac.brokers.abilities import Searchable
 from celeriac.brokers.contract import REVOKED, Record, Revocation
 from celeriac.exceptions import DecodeError, ImproperlyConfigured, TaskRevokedError
 from celeriac.notices import Banned, Revoke
@@ -30,7 +31,8 @@ def revoke(
     signal: str = "",
     destination: Sequence[str] | None = None,
 ) -> list[Revoke]:
-    """From the return of this call on these tasks begin no run. What waits ends at once, as REVOKED.
+    """From the return of this call on these tasks begin no run. What waits ends as REVOKED: at once, where the broker
+    is `Searchable`; else when its turn comes.
 
     Returns what the workers are to be told: of tasks that wait in no queue, and may be held or run. `destination`
     limits which workers hear it, not what holds.
@@ -70,7 +72,10 @@ def ban(app: Any, headers: Mapping[str, Any]) -> Banned:
 
 
 def banned_ids(app: Any, headers: Mapping[str, Any]) -> list[str]:
-    """The ids of the tasks with one of these stamps that wait, are delayed, or are held or run by a worker now."""
+    """The ids of the tasks with one of these stamps that wait, are delayed, or are held or run by a worker now; none
+    where the broker is not `Searchable`."""
+    if not isinstance(app.broker, Searchable):
+        return []
     banned = bans.of_headers(headers)
     accept = app.conf.accept_content
     found: dict[str, None] = {}
@@ -86,7 +91,7 @@ def banned_ids(app: Any, headers: Mapping[str, Any]) -> list[str]:
 
 def queues_of(app: Any) -> list[str]:
     """The queues in which a task of this application may be: those the broker knows, and those that are declared."""
-    declared = [str(getattr(queue, "name", queue)) for queue in app.conf.task_queues or ()]
+    declared = routing.declared_queues(app.conf)
     return list(dict.fromkeys([*app.broker.queues(), app.conf.task_default_queue, *declared]))
 
 

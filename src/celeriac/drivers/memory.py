@@ -15,7 +15,16 @@ from typing import ClassVar
 import msgspec
 
 from celeriac import clock
-from celeriac.brokers.contract import Arrival, Casualty, DeadLetter, Join, Outgoing, Record, Revocation
+from celeriac.brokers.contract import (
+    JOIN_TTL,
+    Arrival,
+    Casualty,
+    DeadLetter,
+    Join,
+    Outgoing,
+    Record,
+    Revocation,
+)
 from celeriac.exceptions import CeleriacError, ImproperlyConfigured
 from celeriac.urls import Url
 
@@ -69,6 +78,20 @@ class Queue:
     paused: bool = False
     evicted: int = 0
     housekept_at: float | None = None
+
+    def count_ready(self) -> int:
+        """How many messages may be taken."""
+        return sum(map(len, self.ready.values()))
+
+    def count_waiting(self) -> int:
+        """How many wait, ready or delayed."""
+        return self.count_ready() + len(self.delayed)
+
+    def oldest(self) -> Entry | None:
+        """The message that is ready and has been for longest."""
+        heads = (heap[0] for heap in self.ready.values() if heap)
+        first = min(heads, default=None, key=lambda head: head[0])
+        return None if first is None else first[1]
 
 
 @dataclass(slots=True, eq=False)
@@ -130,6 +153,8 @@ class Space:
         self.joins: dict[bytes, OpenJoin] = {}
         #: What is revoked without being known by its key: until when.
         self.bans: dict[bytes, float] = {}
+        #: By broadcast: the queues that have copies, and until when.
+        self.subscriptions: dict[str, dict[str, float]] = {}
         self._process = os.getpid()
         self._last_position = 0
         self._last_serial = 0
@@ -180,6 +205,10 @@ class Space:
         if self._puts_since_sweep >= PUTS_BETWEEN_SWEEPS:
             self.sweep()
         self.changed.notify_all()
+
+    def open_join(self, join: Join) -> None:
+        """From now on results may come to it; nothing where it is open."""
+        self.joins.setdefault(join.key, OpenJoin(join, join.size, clock.now() + JOIN_TTL))
 
     def arrive(self, arrivals: Iterable[Arrival], *, again: bool) -> list[Outgoing]:
         """Note results at their joins. Returns the messages of those that are complete by it; `again`, also of those

@@ -7,13 +7,15 @@ threads leaves nothing behind. It works under gevent, whose locks are those of `
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Final, Generic, Protocol, TypeVar
 
 from celeriac import clock
+from celeriac.drivers.errors import ServerError
 
 #: A connection that has not been used for so long (seconds) is closed when another is given back.
 IDLE_LIMIT: Final = 60.0
@@ -24,6 +26,10 @@ class Pooled(Protocol):
 
     @property
     def pid(self) -> int: ...
+
+    def set_timeout(self, timeout: float) -> None:
+        """Seconds that a reply may take from now on."""
+        ...
 
     def is_closed(self) -> bool:
         """Whether the other side has closed it, as far as can be told without asking."""
@@ -70,6 +76,23 @@ class Pool(Generic[C]):
         self._open = 0
         self._pid = os.getpid()
 
+    @contextlib.contextmanager
+    def connection(self, timeout: float) -> Generator[C]:
+        """A connection for a few calls that take `timeout` seconds in all; dropped if anything fails on the wire."""
+        deadline = clock.monotonic() + timeout
+        self.drop_closed()
+        connection = self.acquire(deadline)
+        try:
+            connection.set_timeout(deadline - clock.monotonic())
+            yield connection
+        except ServerError:
+            self.release_refused(connection)
+            raise
+        except BaseException:
+            self.discard(connection)
+            raise
+        self.release(connection)
+
     def acquire(self, deadline: float) -> C:
         """A connection until `release` or `discard`, by the monotonic `deadline`.
 
@@ -115,6 +138,13 @@ class Pool(Generic[C]):
             self._open -= stale
         for old, _ in closing:
             old.close()
+
+    def release_refused(self, connection: C) -> None:
+        """Give back a connection over which the server has refused something: it may have been given up for that."""
+        if connection.is_closed():
+            self.discard(connection)
+        else:
+            self.release(connection)
 
     def discard(self, connection: C) -> None:
         """Give back a connection that is of no use any more."""

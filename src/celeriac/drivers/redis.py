@@ -14,28 +14,28 @@ import itertools
 import os
 import select
 import socket
-import threading
 from collections import deque
 from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import hiredis
 
 from celeriac import clock, native, plugins
-from celeriac.drivers import pool
-from celeriac.exceptions import (
-    BackendError,
-    BrokerRefused,
-    BrokerUnavailable,
-    ImproperlyConfigured,
-    ResultStoreUnavailable,
-)
+from celeriac.drivers import errors, pool
+from celeriac.drivers.alarm import Alarm
+from celeriac.drivers.names import look_up
+from celeriac.drivers.options import number, truth
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac.urls import Url
 
 if TYPE_CHECKING:
     import ssl
 
+    from celeriac.drivers.redis_cluster import Cluster, ClusterPool
+    from celeriac.drivers.redis_sentinel import Sentinels
+
+T = TypeVar("T")
 Reply = Any
 Command = tuple[Any, ...]
 
@@ -51,6 +51,7 @@ _PASSING: Final = (
 #: Errors whose first word does not say which they are: what their text contains, and the word for it.
 _WORDLESS: Final = {
     "max number of clients": "MAXCLIENTS",
+    "-READONLY You can't write": "READONLY",
     "user executing the script can't": "NOPERM",
     "ACL failure in script": "NOPERM",
 }
@@ -66,23 +67,33 @@ _ADVICE: Final = {
     "LOADING": "the server is loading its data from disk",
     "MAXCLIENTS": "the server has too many connections: raise its maxclients, or find out who holds them",
     "MASTERDOWN": "this replica has lost its primary",
+    "MOVED": "this server is a node of a cluster: write redis+cluster:// in the URL",
     "NOREPLICAS": "too few replicas answer, and min-replicas-to-write forbids to go on",
 }
 
 
-class ServerError(Exception):
+class ServerError(errors.ServerError):
     """The server answered a command with an error. `code` is its first word, or a word of ours that says more."""
 
+    advice = _ADVICE
+
     def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.code = text.partition(" ")[0]
-        if self.code == "ERR":
-            self.code = next((code for part, code in _WORDLESS.items() if part in text), self.code)
+        code = text.partition(" ")[0]
+        if code == "ERR":
+            code = next((known for part, known in _WORDLESS.items() if part in text), code)
+        super().__init__(text, code)
 
     @property
     def passing(self) -> bool:
-        """Whether the same command may succeed soon."""
         return self.code in _PASSING
+
+
+class ClusterError(ServerError):
+    """A node's answer. That a slot is elsewhere, or on its way, passes: the next call goes to where it is then."""
+
+    @property
+    def passing(self) -> bool:
+        return super().passing or self.code in ("ASK", "MOVED")
 
 
 class Address:
@@ -91,11 +102,23 @@ class Address:
     def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
         query = {**options, **url.query}
         self.unix_path: str | None = None
+        #: Who tells where the primary is; None: the URL does.
+        self.sentinels: Sentinels | None = None
+        #: The cluster, of which any node is meant, or, in what `Cluster.node_of` returns, this one.
+        self.cluster: Cluster | None = None
         database = query.get("virtual_host") or query.get("db")
         if url.scheme == "unix":
             self.unix_path = url.path or "/"
+        elif url.scheme.endswith("sentinel"):
+            module: Any = plugins.load("celeriac.drivers.redis_sentinel")
+            name, path_database = module.service_of(url, query)
+            self.sentinels = module.Sentinels(url, query, name)
+            database = path_database or database
         elif url.path.strip("/"):
             database = url.path.strip("/")
+        if url.scheme.endswith("cluster"):
+            module = plugins.load("celeriac.drivers.redis_cluster")
+            self.cluster = module.Cluster(url, query, self)
         self.host = url.host or "localhost"
         self.port = url.port or 6379
         self.username = url.username
@@ -103,11 +126,13 @@ class Address:
         self.prefix = str(query.get("prefix", query.get("global_keyprefix", PREFIX)))
         if self.prefix and not self.prefix.endswith((":", "/", ".", "-", "_")):
             self.prefix += ":"
-        self.connect_timeout = _number(query, "socket_connect_timeout", 4.0)
-        self.timeout = _number(query, "socket_timeout", 10.0)
+        self.connect_timeout = number(query, "socket_connect_timeout", 4.0)
+        self.timeout = number(query, "socket_timeout", 10.0)
         #: The most connections of a pool; 0 is no limit.
-        self.pool_limit = int(_number(query, "pool_limit", 10))
-        self.keepalive = _truth(query, "socket_keepalive", True)
+        self.pool_limit = int(number(query, "pool_limit", 10))
+        #: How many replicas must have a message before its sending is over.
+        self.replicas = int(number(query, "wait_replicas", 0))
+        self.keepalive = truth(query, "socket_keepalive") is not False
         self.client_name = query.get("client_name")
         self.tls = _tls(url, query)
         try:
@@ -121,8 +146,16 @@ class Address:
     def place(self) -> str:
         """Server, database and prefix, without secrets."""
         where = self.unix_path or f"{self.host}:{self.port}"
+        if self.sentinels is not None:
+            where = f"{self.sentinels.name} (sentinels {self.sentinels})"
+        if self.cluster is not None:
+            where = f"cluster {self.cluster}"
         keys = "" if self.prefix == PREFIX else f" (keys {self.prefix}*)"
         return f"redis {where}/{self.database}{keys}"
+
+    def at(self, key: str | bytes, timeout: float) -> Address:
+        """The server that has a key: this one, unless it is a cluster. Raises: OSError."""
+        return self if self.cluster is None else self.cluster.node_of(key, timeout)
 
     def dial(self, timeout: float) -> socket.socket:
         """A connected socket within `timeout` seconds, the name lookup included. Raises: OSError."""
@@ -133,8 +166,13 @@ class Address:
             with _closed_on_error(sock):
                 sock.connect(self.unix_path)
             return sock
-        error: OSError = OSError(f"{self.host} has no address")
-        for family, kind, proto, _, where in _look_up(self.host, self.port, timeout):
+        host, port = self.host, self.port
+        if self.sentinels is not None:
+            host, port = self.sentinels.primary(timeout)
+        elif self.cluster is not None and self is self.cluster.address:
+            host, port = self.cluster.some_node(timeout)
+        error: OSError = OSError(f"{host} has no address")
+        for family, kind, proto, _, where in look_up(host, port, deadline - clock.monotonic()):
             sock = socket.socket(family, kind, proto)
             try:
                 with _closed_on_error(sock):
@@ -143,28 +181,16 @@ class Address:
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, self.keepalive)
                     sock.connect(where)
                     if self.tls is not None:
-                        sock = self.tls.wrap_socket(sock, server_hostname=self.host)
+                        sock = self.tls.wrap_socket(sock, server_hostname=host)
                     return sock
             except OSError as exc:
                 error = exc
         raise error
 
 
-def _number(query: Mapping[str, Any], name: str, default: float) -> float:
-    value = query.get(name)
-    try:
-        return default if value is None else float(value)
-    except (TypeError, ValueError):
-        raise ImproperlyConfigured(f"the transport option {name!r} is a number, not {value!r}") from None
-
-
-def _truth(query: Mapping[str, Any], name: str, default: bool) -> bool:
-    return str(query.get(name, default)).lower() not in ("false", "0", "no")
-
-
 def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
     """The TLS context of `rediss://` and of `ssl_*` options, which bear redis-py's names."""
-    if url.scheme != "rediss" and not _truth(query, "ssl", False):
+    if not url.scheme.startswith("rediss") and not truth(query, "ssl"):
         return None
     # Loaded when it is needed: OpenSSL costs a process that does not use it some 2 MB.
     context: ssl.SSLContext = plugins.load("ssl:create_default_context")(
@@ -174,7 +200,7 @@ def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
     if checks == "none":
         context.check_hostname = False
         context.verify_mode = plugins.load("ssl:CERT_NONE")
-    elif not _truth(query, "ssl_check_hostname", True):
+    elif truth(query, "ssl_check_hostname") is False:
         context.check_hostname = False
     if query.get("ssl_ciphers"):
         context.set_ciphers(query["ssl_ciphers"])
@@ -192,31 +218,6 @@ def _closed_on_error(sock: socket.socket) -> Generator[None]:
         raise
 
 
-def _look_up(host: str, port: int, timeout: float) -> list[Any]:
-    """`getaddrinfo` with a time limit: a resolver that hangs must not hang the caller. Raises: OSError."""
-    # As bytes where that is possible: a text would load the tables of international names, which costs each
-    # child 2 ms and the supervisor half a megabyte.
-    name = host.encode() if host.isascii() else host
-    with contextlib.suppress(OSError):
-        return socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM, 0, socket.AI_NUMERICHOST)
-    found: list[Any] = []
-
-    def ask() -> None:
-        try:
-            found.append(socket.getaddrinfo(name, port, 0, socket.SOCK_STREAM))
-        except OSError as exc:
-            found.append(exc)
-
-    asker = threading.Thread(target=ask, name="celeriac-name-lookup", daemon=True)
-    asker.start()
-    asker.join(timeout)
-    if not found:
-        raise TimeoutError(f"looking up the name {host!r} took longer than {timeout:.1f} s")
-    if isinstance(found[0], OSError):
-        raise found[0]
-    return list(found[0])
-
-
 class Connection:
     """One connection. Not safe for several threads at once: its holder locks."""
 
@@ -226,11 +227,18 @@ class Connection:
         #: No other connection has it.
         self.name = os.urandom(8).hex()
         self.pushes: deque[list[Any]] = deque()
-        self._reader = hiredis.Reader(notEnoughData=_NOTHING, replyError=ServerError)
-        self._sock = address.dial(min(timeout, address.connect_timeout))
-        with _closed_on_error(self._sock):
-            self._sock.settimeout(max(0.001, timeout))
-            self._log_in(address)
+        self._cluster = address.cluster
+        error = ServerError if address.cluster is None else ClusterError
+        self._reader = hiredis.Reader(notEnoughData=_NOTHING, replyError=error)
+        try:
+            self._sock = address.dial(min(timeout, address.connect_timeout))
+            with _closed_on_error(self._sock):
+                self._sock.settimeout(max(0.001, timeout))
+                self._log_in(address)
+        except BaseException:
+            if address.cluster is not None:
+                address.cluster.forget()
+            raise
 
     def _log_in(self, address: Address) -> None:
         hello: Command = ("HELLO", "3")
@@ -241,9 +249,16 @@ class Connection:
         commands: list[Command] = [hello]
         if address.database:
             commands.append(("SELECT", address.database))
-        for reply in self.pipeline(commands):
+        if address.sentinels is not None:
+            commands.append(("ROLE",))
+        replies = self.pipeline(commands)
+        for reply in replies:
             if isinstance(reply, ServerError):
                 raise reply
+        if address.sentinels is not None and replies[-1][0] != b"master":
+            raise ConnectionError(
+                "the server that the sentinels name is a replica: they are behind, or a failover goes on"
+            )
 
     def fileno(self) -> int:
         return self._sock.fileno()
@@ -289,7 +304,17 @@ class Connection:
             elif type(reply) is hiredis.PushNotification:
                 self.pushes.append(list(reply))
             else:
+                if isinstance(reply, ServerError):
+                    self._note_move(reply)
                 return reply
+
+    def _note_move(self, error: ServerError) -> None:
+        if self._cluster is not None and error.code in ("CLUSTERDOWN", "MOVED"):
+            self._cluster.forget()
+        elif error.code == "READONLY":
+            # Another is the primary now: whoever uses this connection next connects again.
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def _fill(self, data: bytes) -> None:
         if not data:
@@ -320,15 +345,18 @@ class Connection:
         """Send a command that is answered by pushes only, and do not wait for them. Raises: OSError."""
         self._sock.sendall(_pack(command))
 
-    def wait_readable(self, timeout: float, also: int) -> bool:
-        """Wait at most `timeout` seconds for something to read, or for the file descriptor `also`.
+    def wait_readable(self, timeout: float, alarm: Alarm | None = None) -> bool:
+        """Wait at most `timeout` seconds for something to read, or for an alarm.
 
-        True: `also` is readable. The only method that may run beside another thread's call.
+        True: the alarm has rung. The only method that may run beside another thread's call.
         """
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
-        poller.register(also, select.POLLIN)
-        return any(number == also for number, _ in poller.poll(max(0.0, timeout) * 1000))
+        if alarm is None:
+            poller.poll(max(0.0, timeout) * 1000)
+            return False
+        poller.register(alarm, select.POLLIN)
+        return any(fd == alarm.fileno() for fd, _ in poller.poll(max(0.0, timeout) * 1000))
 
     def is_closed(self) -> bool:
         """Whether the server has closed it while it was idle, as one that expects nothing sees it."""
@@ -379,13 +407,16 @@ class Script:
         self.sha: bytes | None = None
 
 
-def read_scripts(path: str) -> dict[str, Script]:
-    """The scripts of a Lua file: sections that begin with `--[[ script NAME`, each behind the common part and
-    behind `redis_joins.lua`."""
+def read_scripts(*paths: str) -> dict[str, Script]:
+    """The scripts of Lua files: sections that begin with `--[[ script NAME`, each behind the common part of the first
+    file and behind `redis_joins.lua`."""
     with open(f"{os.path.dirname(__file__)}/redis_joins.lua", encoding="utf-8") as file:
         shared = file.read()
-    with open(path, encoding="utf-8") as file:
-        common, *sections = file.read().split("--[[ script ")
+    common, sections = "", list[str]()
+    for path in paths:
+        with open(path, encoding="utf-8") as file:
+            head, *more = file.read().split("--[[ script ")
+        common, sections = common or head, sections + more
     return {
         section.split(maxsplit=1)[0].rstrip(":"): Script(f"{shared}{common}--[[ {section}")
         for section in sections
@@ -398,49 +429,37 @@ class Pool(pool.Pool[Connection]):
     def __init__(self, address: Address) -> None:
         super().__init__(partial(Connection, address), address.pool_limit)
 
-    @contextlib.contextmanager
-    def connection(self, timeout: float) -> Generator[Connection]:
-        """A connection for a few calls that take `timeout` seconds in all; dropped if anything fails on the wire."""
-        deadline = clock.monotonic() + timeout
-        self.drop_closed()
-        connection = self.acquire(deadline)
-        try:
-            connection.set_timeout(deadline - clock.monotonic())
-            yield connection
-        except ServerError:
-            self.release(connection)
-            raise
-        except BaseException:
-            self.discard(connection)
-            raise
-        self.release(connection)
+    def at(self, key: str | bytes, timeout: float) -> Pool:
+        """The pool of the server that has a key: this one."""
+        return self
+
+    def run(self, key: str | bytes, timeout: float, work: Callable[[Connection], T]) -> T:
+        """What a few calls for one key give. Raises: OSError, ServerError."""
+        with self.connection(timeout) as connection:
+            return work(connection)
+
+    def run_everywhere(self, timeout: float, work: Callable[[Connection], T]) -> list[T]:
+        """What a few calls give at every server: this one. Raises: OSError, ServerError."""
+        return [self.run("", timeout, work)]
 
 
-def explain(exc: ServerError) -> str:
-    """What an error reply means and what to do about it."""
-    advice = _ADVICE.get(exc.code)
-    return f"{exc}: {advice}" if advice else str(exc)
+def make_pool(address: Address) -> Pool | ClusterPool:
+    """The connections of one process to a server, or to a cluster."""
+    return Pool(address) if address.cluster is None else address.cluster.pool()
 
 
-@contextlib.contextmanager
-def broker_errors(place: str) -> Generator[None]:
-    """Errors of the wire and of the server as a broker's."""
-    try:
-        yield
-    except ServerError as exc:
-        kind = BrokerUnavailable if exc.passing else BrokerRefused
-        raise kind(f"{place}: {explain(exc)}") from exc
-    except (OSError, hiredis.HiredisError) as exc:
-        raise BrokerUnavailable(f"{place}: {exc or type(exc).__name__}") from exc
+def cautions(info: str) -> list[str]:
+    """What the memory section of `INFO` tells of keys that the server deletes by itself."""
+    fields = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    policy, limit = fields.get("maxmemory_policy", "noeviction"), int(fields.get("maxmemory", 0))
+    if policy == "noeviction" or not limit:
+        return []
+    lost = "results before their time" if policy.startswith("volatile") else "messages, leases and results"
+    return [
+        f"maxmemory-policy is {policy}: at {limit:,} bytes (maxmemory) the server deletes {lost}, and tells nobody; "
+        "set it to noeviction"
+    ]
 
 
-@contextlib.contextmanager
-def store_errors(place: str) -> Generator[None]:
-    """Errors of the wire and of the server as a result store's."""
-    try:
-        yield
-    except ServerError as exc:
-        kind = ResultStoreUnavailable if exc.passing else BackendError
-        raise kind(f"{place}: {explain(exc)}") from exc
-    except (OSError, hiredis.HiredisError) as exc:
-        raise ResultStoreUnavailable(f"{place}: {exc or type(exc).__name__}") from exc
+broker_errors: Final = partial(errors.broker_errors, hiredis.HiredisError)
+store_errors: Final = partial(errors.store_errors, hiredis.HiredisError)

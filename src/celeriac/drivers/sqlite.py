@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 5
 APPLICATION_ID: Final = 1128614977
 #: RETURNING came with SQLite 3.35 (March 2021).
 OLDEST_SQLITE: Final = (3, 35)

@@ -124,8 +124,25 @@ CREATE TABLE IF NOT EXISTS notices (
     data BLOB NOT NULL,
     told_at REAL NOT NULL
 );
+-- Version 4: what is on its way to another broker. `parcels`: the messages of the open crate as MessagePack; null: none is
+-- open. Both tables keep a row for ever for each queue that was moved.
+CREATE TABLE IF NOT EXISTS crates (
+    queue TEXT PRIMARY KEY,
+    series BLOB NOT NULL,
+    number INTEGER NOT NULL,
+    target TEXT NOT NULL,
+    parcels BLOB
+);
+CREATE TABLE IF NOT EXISTS unpacked (series BLOB PRIMARY KEY, number INTEGER NOT NULL) WITHOUT ROWID;
+-- Version 5: which queues have copies of what is sent to a broadcast.
+CREATE TABLE IF NOT EXISTS subscriptions (
+    broadcast TEXT NOT NULL,
+    queue TEXT NOT NULL,
+    until REAL NOT NULL,
+    PRIMARY KEY (broadcast, queue)
+) WITHOUT ROWID;
 PRAGMA application_id = 1128614977;
-PRAGMA user_version = 3;
+PRAGMA user_version = 5;
 COMMIT;
 
 -- name: put_result

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 from collections.abc import Mapping
 from typing import Final, Literal, NamedTuple
 
@@ -35,7 +33,11 @@ class PoolSpec(NamedTuple):
 POOLS: Final[Mapping[str, PoolSpec]] = {
     "asyncio": PoolSpec(1, "concurrency", "celeriac.pools.asyncio:AsyncioPool"),
     "gevent": PoolSpec(
-        1, "concurrency", "celeriac.pools.gevent:GeventPool", patch="gevent.monkey:patch_all", loop=True
+        1,
+        "concurrency",
+        "celeriac.pools.gevent:GeventPool",
+        patch="celeriac.pools.gevent_patch:patch",
+        loop=True,
     ),
     "prefork": PoolSpec("concurrency", 1, "celeriac.pools.solo:SoloPool", main_thread=True),
     "processes": PoolSpec("concurrency", 1, "celeriac.pools.solo:SoloPool", main_thread=True),
@@ -71,21 +73,3 @@ def range_of(name: str, concurrency: int | None, least: int, most: int) -> tuple
     slots = 1 if spec(name).slots == 1 else concurrency or most
     fewest = max(1, -(-least // slots))
     return fewest, max(fewest, -(-most // slots)), slots
-
-
-def usable_cpus(cgroup: str = "/sys/fs/cgroup") -> int:
-    """How many CPUs this process may use: by affinity, and by the quota of its control group."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for quota_file, period_file in (("cpu.max", None), ("cpu/cpu.cfs_quota_us", "cpu/cpu.cfs_period_us")):
-        with contextlib.suppress(OSError, ValueError):
-            words = _text(f"{cgroup}/{quota_file}").split()
-            quota = int(words[0])
-            period = int(_text(f"{cgroup}/{period_file}") if period_file else words[1])
-            if quota > 0 and period > 0:
-                count = min(count, max(1, -(-quota // period)))
-    return count
-
-
-def _text(path: str) -> str:
-    with open(path, encoding="ascii") as file:
-        return file.read()

@@ -14,8 +14,6 @@ code can be told too; one that is in C code keeps all of them waiting: `watch` n
 from __future__ import annotations
 
 import asyncio
-import os
-import sys
 import threading
 import traceback
 from collections import deque
@@ -27,6 +25,7 @@ from typing import Final
 from celeriac import plugins
 from celeriac.exceptions import RunAbandoned
 from celeriac.pools.contract import AwaitedRun, Blocked, Run
+from celeriac.pools.ending import die
 from celeriac.pools.threads import ThreadsPool
 from celeriac.pools.told import Told
 from celeriac.pools.watch import Watch
@@ -149,7 +148,7 @@ class AsyncioPool:
                 if self._busy.get(one.number) is not one:
                     self._strays -= 1
         else:
-            _die(fault)
+            die(fault)
 
     def ending(self) -> int:
         return self._ended.qsize()
@@ -161,7 +160,7 @@ class AsyncioPool:
                 one.context.run(one.run.close, one.number)
                 self._free(one.number, one)
         except BaseException as fault:  # noqa: BLE001 - the process ends
-            _die(fault)
+            die(fault)
 
     def _free(self, number: int, one: _Awaited | _Threaded) -> None:
         with self._condition:
@@ -265,7 +264,7 @@ class AsyncioPool:
                 loop.run_until_complete(asyncio.wait(left, timeout=_LAST_WORDS))
             loop.run_until_complete(loop.shutdown_asyncgens())
         except BaseException as fault:  # noqa: BLE001 - the process ends
-            _die(fault)
+            die(fault)
 
     def close(self) -> None:
         self._threads.close()
@@ -285,12 +284,3 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return loop
-
-
-def _die(fault: BaseException | None) -> None:
-    """A run does not raise. If it does all the same, nobody knows what became of its message: end the process, as the
-    same fault does in a main thread; whoever watches it gives its messages to others."""
-    if fault is not None:
-        traceback.print_exception(fault)
-    sys.stderr.flush()
-    os._exit(1)

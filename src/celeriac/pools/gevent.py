@@ -8,9 +8,6 @@ waiting: a thread of the system notices that.
 
 from __future__ import annotations
 
-import os
-import sys
-import traceback
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
@@ -19,10 +16,15 @@ import gevent
 from gevent import GreenletExit
 from gevent.event import Event
 
-from celeriac import clock, native
+from celeriac import clock, native, plugins
 from celeriac.exceptions import RunAbandoned
 from celeriac.pools.contract import Blocked, Run
+from celeriac.pools.ending import die
 from celeriac.pools.watch import Watch
+
+# What gevent imports at its first use: here in the template, for the children to share.
+for _late in ("gevent.resolver.thread", "gevent.threadpool", "pprint"):
+    plugins.load(_late)
 
 #: Waiting longer in one piece is left out: not every loop can count so far.
 _LONGEST_WAIT: Final = 3600.0
@@ -62,12 +64,8 @@ class _Slot(gevent.Greenlet):  # type: ignore[type-arg]  # pyright: ignore[repor
         except GreenletExit:
             if not self.is_waiting:
                 self.pool.ended(self)
-        except BaseException:  # noqa: BLE001 - the process ends
-            # A run does not raise. If it does all the same, nobody knows what became of its message: end the
-            # process; whoever watches it gives its messages to others.
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
+        except BaseException as fault:  # noqa: BLE001 - the process ends
+            die(fault)
 
 
 class GeventPool:

@@ -8,16 +8,14 @@ abandoned: its thread is left to itself, and the slot gets a fresh one.
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 import threading
-import traceback
 from collections import deque
 from queue import SimpleQueue
 
 from celeriac import clock
 from celeriac.exceptions import RunAbandoned
 from celeriac.pools.contract import Run
+from celeriac.pools.ending import die
 from celeriac.pools.telling import COROUTINES, raise_in_thread
 
 
@@ -37,12 +35,8 @@ class _Slot(threading.Thread):
                 with contextlib.suppress(RunAbandoned):
                     run(self.number)
                 self.pool.ended(self)
-        except BaseException:  # noqa: BLE001 - the process ends
-            # A run does not raise. If it does all the same, nobody knows what became of its message: end the
-            # process, as the same fault does in a main thread; whoever watches it gives its messages to others.
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
+        except BaseException as fault:  # noqa: BLE001 - the process ends
+            die(fault)
 
 
 class ThreadsPool:

@@ -11,8 +11,15 @@ from celeriac.results.contract import ResultStore
 #: URL scheme -> the adapter's class. A third party adds its own by the entry point `celeriac.result_stores`.
 RESULTS: Final[Mapping[str, str]] = {
     "memory": "celeriac.results.memory:MemoryResults",
+    "postgres": "celeriac.results.postgres:PostgresResults",
+    "postgresql": "celeriac.results.postgres:PostgresResults",
     "redis": "celeriac.results.redis:RedisResults",
+    "redis+cluster": "celeriac.results.redis:RedisResults",
+    "redis+sentinel": "celeriac.results.redis:RedisResults",
     "rediss": "celeriac.results.redis:RedisResults",
+    "rediss+cluster": "celeriac.results.redis:RedisResults",
+    "rediss+sentinel": "celeriac.results.redis:RedisResults",
+    "sentinel": "celeriac.results.redis:RedisResults",
     "sqlite": "celeriac.results.sqlite:SQLiteResults",
     "unix": "celeriac.results.redis:RedisResults",
     "valkey": "celeriac.results.redis:RedisResults",

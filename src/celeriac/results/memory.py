@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from celeriac import clock
-from celeriac.brokers.contract import JOIN_TTL, Arrival, Join, Outgoing, Record
-from celeriac.drivers.memory import BY_SIZE, OpenJoin, Space
+from celeriac.brokers.contract import Arrival, Join, Outgoing, Record
+from celeriac.drivers.memory import BY_SIZE, Space
 from celeriac.exceptions import BackendError
 from celeriac.urls import Url
 
@@ -44,7 +44,7 @@ class MemoryResults:
 
     def open_join(self, join: Join) -> None:
         with self._entered() as space:
-            space.joins.setdefault(join.key, OpenJoin(join, join.size, clock.now() + JOIN_TTL))
+            space.open_join(join)
 
     def size_join(self, key: bytes, size: int) -> list[Outgoing]:
         with self._entered() as space:

@@ -1,16 +1,6 @@
 --[[ script open_join: begin a join, unless it is there.
 KEYS[1]: its name. ARGV: size or '', queue, class, due (milliseconds from now) or '', delay or '', message, lifetime. ]]
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local header = {queue = ARGV[2], class = ARGV[3]}
-if ARGV[5] ~= '' then
-  header.delay = tonumber(ARGV[5])
-elseif ARGV[4] ~= '' then
-  local t = redis.call('TIME')
-  header.due = t[1] * 1000 + math.floor(t[2] / 1000) + ARGV[4]
-end
-redis.call('HSET', KEYS[1], 'm', cjson.encode(header) .. '\n' .. ARGV[6], 's', ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[7])
-return 1
+return open_join(KEYS[1], unpack(ARGV))
 
 --[[ script size_join: say how many a join waits for.
 KEYS[1]: its name. ARGV: size. Returns its message if all have come, else nothing. ]]

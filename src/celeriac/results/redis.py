@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from celeriac import clock
-from celeriac.brokers.contract import JOIN_TTL, Arrival, Join, Outgoing, Record
+from celeriac.brokers.contract import Arrival, Join, Outgoing, Record
 from celeriac.drivers.redis import (
     Address,
     Command,
     Connection,
     Pool,
     ServerError,
+    make_pool,
     read_scripts,
     store_errors,
 )
+from celeriac.drivers.redis_joins import opening
 from celeriac.urls import Url
+
+if TYPE_CHECKING:
+    from celeriac.drivers.redis_cluster import ClusterPool
 
 _BATCH: Final = 1000
 _SCRIPTS: Final = read_scripts(f"{os.path.dirname(__file__)}/redis.lua")
@@ -33,13 +38,16 @@ class RedisResults:
 
     def __init__(self, url: Url, options: Mapping[str, Any]) -> None:
         self._address = Address(url, options)
-        self._pool = Pool(self._address)
-        self._prefix = self._address.prefix.encode() + b"r:"
-        self._joins = self._address.prefix.encode() + b"j:"
+        self._pool = make_pool(self._address)
+        # In a cluster all are in one slot, and not in one place with the queues, which have slots of their own.
+        tag = "" if self._address.cluster is None else "{records}"
+        self._place = self._address.place + (" (results)" if tag else "")
+        self._prefix = f"{self._address.prefix}{tag}r:".encode()
+        self._joins = f"{self._address.prefix}{tag}j:".encode()
 
     @property
     def place(self) -> str:
-        return self._address.place
+        return self._place
 
     def put(self, records: Sequence[Record]) -> None:
         for start in range(0, len(records), _BATCH):
@@ -67,21 +75,7 @@ class RedisResults:
         return sum(self._pipeline(commands)) if commands else 0
 
     def open_join(self, join: Join) -> None:
-        sent = join.outgoing
-        due = "" if sent.due_at is None else max(0, int((sent.due_at - clock.now()) * 1000))
-        delay = "" if join.delay is None else int(join.delay * 1000)
-        size = "" if join.size is None else join.size
-        self._script(
-            "open_join",
-            join.key,
-            size,
-            sent.queue,
-            sent.priority,
-            due,
-            delay,
-            sent.data,
-            int(JOIN_TTL * 1000),
-        )
+        self._script("open_join", join.key, *opening(join))
 
     def size_join(self, key: bytes, size: int) -> list[Outgoing]:
         return _due(self._script("size_join", key, size))
@@ -119,16 +113,24 @@ class RedisResults:
         self._pool.close()
 
     def _script(self, name: str, key: bytes, *arguments: Any) -> Any:
-        with store_errors(self.place), self._pool.connection(self._address.timeout) as connection:
-            return connection.script(_SCRIPTS[name], self._joins + key, *arguments)
+        name_of_join = self._joins + key
+
+        def work(connection: Connection) -> Any:
+            return connection.script(_SCRIPTS[name], name_of_join, *arguments)
+
+        with store_errors(self.place):
+            return self._pool.run(name_of_join, self._address.timeout, work)
 
     def _pipeline(self, commands: Sequence[Command]) -> list[Any]:
-        with store_errors(self.place), self._pool.connection(self._address.timeout) as connection:
+        def work(connection: Connection) -> list[Any]:
             replies = connection.pipeline(commands)
             for reply in replies:
                 if isinstance(reply, ServerError):
                     raise reply
             return replies
+
+        with store_errors(self.place):
+            return self._pool.run(self._prefix, self._address.timeout, work)
 
 
 def _due(reply: Any) -> list[Outgoing]:
@@ -146,14 +148,15 @@ class RedisWatch:
     Its connection is one that the pool has no use for: who looks first and watches then has one in all.
     """
 
-    def __init__(self, address: Address, pool: Pool, prefix: bytes, keys: Iterable[bytes]) -> None:
+    def __init__(
+        self, address: Address, pool: Pool | ClusterPool, prefix: bytes, keys: Iterable[bytes]
+    ) -> None:
         self._address = address
         self._pool = pool
         self._prefix = prefix
         self._keys = set(keys)
         self._fresh: dict[bytes, bytes] = {}
         self._connection: Connection | None = None
-        self._alarm_in, self._alarm_out = os.pipe()
 
     def next(self, timeout: float) -> dict[bytes, bytes]:
         deadline = clock.monotonic() + timeout
@@ -166,7 +169,7 @@ class RedisWatch:
                     remaining = deadline - clock.monotonic()
                     if self._fresh or remaining <= 0 or not self._keys:
                         break
-                    connection.wait_readable(remaining, self._alarm_in)
+                    connection.wait_readable(remaining)
             except BaseException:
                 self._disconnect()
                 raise
@@ -192,13 +195,14 @@ class RedisWatch:
 
     def __exit__(self, *exc_info: object) -> None:
         self._disconnect()
-        os.close(self._alarm_in)
-        os.close(self._alarm_out)
 
     def _connect(self) -> Connection:
-        connection = self._pool.take_idle() or Connection(self._address, self._address.timeout)
+        timeout = self._address.timeout
+        connection = self._pool.at(self._prefix, timeout).take_idle()
+        if connection is None:
+            connection = Connection(self._address.at(self._prefix, timeout), timeout)
         self._connection = connection
-        connection.set_timeout(self._address.timeout)
+        connection.set_timeout(timeout)
         keys = list(self._keys)
         for start in range(0, len(keys), _BATCH):
             part = keys[start : start + _BATCH]

@@ -19,7 +19,7 @@ def render(ready: Ready) -> str:
         ("broker", mask_url(ready.broker_url)),
         ("results", mask_url(ready.results)),
         ("pool", pool(ready)),
-        ("queues", ", ".join(ready.queues)),
+        ("queues", ", ".join(ready.queues) + (f" ({ready.queue_order})" if ready.queue_order else "")),
         ("time limits", time_limits(ready)),
         ("recycling", recycling(ready)),
         ("lease", f"{ready.lease:g} s; {ready.max_deliveries} crashes send a task to the dead letters"),

@@ -137,6 +137,7 @@ class Child:
             memory=self.memory or board.memory,
             slots=self.slots,
             runs=board.runs,
+            done=board.done,
             warned=self._warned,
             away_since=board.away_since,
             store_away_since=board.store_away_since,
@@ -195,6 +196,18 @@ class Child:
             self._is_behind = True
         else:
             self.channel.send(word)
+
+    def ask(self, question: wire.Question) -> bool:
+        """Ask it, unless it is not there for that, or has not heard yet what was said before. Whether it was asked."""
+        if (
+            self.state not in (State.READY, State.LEAVING)
+            or self.killed
+            or self._is_cut
+            or self.channel.pending
+        ):
+            return False
+        self.channel.send(question)
+        return True
 
     def fall_behind(self) -> None:
         """It has missed something: what it has not started may be revoked."""

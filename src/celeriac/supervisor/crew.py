@@ -7,8 +7,11 @@ on are in the selector, each with the function to call.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from functools import partial
 from selectors import EVENT_READ, BaseSelector
+
+import msgspec
 
 from celeriac import clock, events, wire
 from celeriac.brokers.contract import Casualty
@@ -22,8 +25,9 @@ from celeriac.supervisor.plan import Limits, State, Streak, Wishes
 from celeriac.supervisor.scaler import Scaler
 from celeriac.supervisor.template import Template
 
-#: How long the template may take to tell the status of a child that is known to be dead.
-_STATUS_WAIT = 0.5
+#: How long it may take until the status of a child that is known to be dead is told: by its template, or, where that
+#: is gone, by the system.
+_STATUS_WAIT = 1.5
 _MEASURE_EVERY = 1.0
 #: Where a child is to be killed for its memory, it is looked at more often: a machine can fill up in a second.
 _MEASURE_OFTEN = 0.25
@@ -35,7 +39,8 @@ _ROUNDS = 8
 class Crew:
     """All children, of whichever template."""
 
-    def __init__(self, selector: BaseSelector) -> None:
+    def __init__(self, selector: BaseSelector, hear: Callable[[int, wire.Reply], None]) -> None:
+        """`hear` is called with the number of a child and what it replies."""
         self.children: dict[int, Child] = {}
         #: Set when the worker is to give up: none of its children comes up.
         self.gave_up: int | None = None
@@ -44,6 +49,7 @@ class Crew:
         #: Whether all children have been up once.
         self.is_complete = False
         self._selector = selector
+        self._hear_reply = hear
         self._ready: wire.Ready | None = None
         self._template: Template | None = None
         self._keeper: LeaseKeeper | None = None
@@ -58,6 +64,8 @@ class Crew:
         #: By key, when a run of a revoked task is to be ended.
         self._condemned: dict[bytes, float] = {}
         self._scaler: Scaler | None = None
+        #: Modules that children had to import for themselves, for templates to come.
+        self.learned: dict[str, None] = {}
 
     def adopt(self, template: Template, ready: wire.Ready, keeper: LeaseKeeper) -> None:
         """Fork from this template from now on; children of an earlier generation are to be replaced."""
@@ -96,12 +104,7 @@ class Crew:
                 child.excuse(now)
             self._notice_end(child, now)
         self._rescale(now)
-        limits = Limits(
-            start_timeout=self._ready.start_timeout,
-            max_memory=self._ready.max_memory,
-            kill_above_memory=self._ready.kill_above_memory,
-            condemned=self._condemned,
-        )
+        limits = self._limits(self._ready)
         for _ in range(_ROUNDS):
             actions = plan.decide(self._views(now), self._wishes(stop_at), limits, now)
             for action in actions:
@@ -112,11 +115,40 @@ class Crew:
             child.catch_up()
         self._tell_when_complete()
 
+    def lacks_child(self, stop_at: float | None) -> bool:
+        """Whether a template is needed, to fork a child now."""
+        now = clock.monotonic()
+        return self._ready is not None and plan.lacks(
+            self._views(now), self._wishes(stop_at), self._limits(self._ready), now
+        )
+
+    def spares(self, template: Template) -> bool:
+        """Whether this template may be let go until a child is lacking."""
+        keepalive = self._ready.template_keepalive if self._ready is not None else None
+        if (
+            keepalive is None
+            or template is not self._template
+            or not template.is_told
+            or self._scaler is not None
+        ):
+            return False
+        # What takes long to come back stays for longer.
+        keepalive *= max(1.0, template.boot_time)
+        now = clock.monotonic()
+        return plan.spares_template(self._views(now), self._wishes(None), keepalive, now)
+
+    def _limits(self, ready: wire.Ready) -> Limits:
+        return Limits(
+            start_timeout=ready.start_timeout,
+            max_memory=ready.max_memory,
+            kill_above_memory=ready.kill_above_memory,
+            condemned=self._condemned,
+        )
+
     def _rescale(self, now: float) -> None:
-        if self._scaler is not None and self._keeper is not None and self.is_complete:
-            ended = {number: child.done for number, child in self.children.items()}
-            done = self._done + sum(ended.values())
-            self._scaler.look(self._views(now), ended, done, self._keeper, now)
+        scaler, keeper = self._scaler, self._keeper
+        if scaler is not None and keeper is not None and self.is_complete and scaler.is_due(now):
+            scaler.look(self._views(now), self._done, keeper, now)
 
     @property
     def _processes(self) -> int:
@@ -163,6 +195,12 @@ class Crew:
             child.revoke(word)
         if notice.terminate:
             self._condemned = plan.condemn(self._condemned, notice.keys, now + grace, now)
+
+    def ask(self, question: wire.Question) -> frozenset[int]:
+        """Ask all children, who share its room. The numbers of those that were asked."""
+        room = question.room // max(1, len(self.children))
+        question = msgspec.structs.replace(question, room=room)
+        return frozenset(child.number for child in self.children.values() if child.ask(question))
 
     def running(self) -> frozenset[bytes]:
         """The keys of all that runs now."""
@@ -270,6 +308,8 @@ class Crew:
                     emit(events.ChildRecycled(child.number, child.pid or 0, reason))
                 case wire.Imported(modules=modules):
                     self._share(modules)
+                case wire.Reply():
+                    self._hear_reply(child.number, word)
                 case wire.Stopped():
                     child.enter(State.STOPPED, now)
                 case _:
@@ -280,6 +320,7 @@ class Crew:
 
     def _share(self, modules: tuple[str, ...]) -> None:
         """Let the template import what a child needed, so that the children to come share it."""
+        self.learned.update(dict.fromkeys(modules))
         if self._template is not None and self._template.is_alive:
             self._template.channel.send(wire.Import(modules))
 
@@ -301,7 +342,7 @@ class Crew:
             child.gone(now)
         if child.gone_at is None:
             return
-        if child.status is not None or is_orphan or child.pid is None or now >= child.gone_at + _STATUS_WAIT:
+        if child.status is not None or child.pid is None or now >= child.gone_at + _STATUS_WAIT:
             self._bury(child, now)
 
     def _bury(self, child: Child, now: float) -> None:

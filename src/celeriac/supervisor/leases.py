@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 
 from celeriac import clock
+from celeriac.brokers.abilities import Broadcasting
 from celeriac.brokers.contract import Broker, Casualty
-from celeriac.events import BrokerBack, BrokerLost, DeadLettersEvicted, emit
+from celeriac.events import BrokerBack, BrokerCaution, BrokerLost, CopiesForgotten, DeadLettersEvicted, emit
 from celeriac.message import id_of
 from celeriac.supervisor.condition import BrokerCondition
+from celeriac.wire import Broadcast
 
 _FIRST_DELAY = 0.1
 _LONGEST_DELAY = 3.0
@@ -42,7 +44,7 @@ class Terms(msgspec.Struct, frozen=True):
 
     `lost_timeout`: after so many seconds; `retries`: after so many more attempts; None is never. Without
     `wait_at_start` at once, where it has not answered yet. `dead_max` letters a queue keeps, each for `dead_lifetime`
-    seconds; None is no limit.
+    seconds; None is no limit. `broadcasts`: what this worker has copies of.
     """
 
     queues: Sequence[str]
@@ -53,6 +55,7 @@ class Terms(msgspec.Struct, frozen=True):
     wait_at_start: bool = True
     dead_max: int | None = None
     dead_lifetime: float | None = None
+    broadcasts: Sequence[Broadcast] = ()
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -189,6 +192,11 @@ class LeaseKeeper:
             # An owner that is lost stays on the list: one that has not taken yet is unknown too. A child that
             # notices the loss takes under a new name, and says so.
             self._broker.renew(terms.queues, work, terms.lease, terms.max_deliveries)
+            if terms.broadcasts:
+                self._renew_broadcasts()
+            if self._renewed_at is None:
+                for text in self._broker.cautions():
+                    emit(BrokerCaution(self._broker.place, text))
             self._renewed_at = clock.monotonic()
             self._renew_at = self._renewed_at + terms.lease / 3
             if self._renewed_at >= self._look_at:
@@ -198,6 +206,16 @@ class LeaseKeeper:
         self._broker.surrender(terms.queues, work.owner, work.casualties, work.verdicts, terms.max_deliveries)
         with self._changed:
             self._surrenders.popleft()
+
+    def _renew_broadcasts(self) -> None:
+        """Have copies for longer; and delete the queues of workers that have been away twice as long as they may."""
+        broker = self._broker
+        if not isinstance(broker, Broadcasting):
+            return
+        for one in self._terms.broadcasts:
+            broker.subscribe(one.name, one.queue, one.keep)
+            for queue in broker.forget_lapsed(one.name, one.keep):
+                emit(CopiesForgotten(one.name, queue))
 
     def _count(self) -> None:
         stats = [self._broker.stats(queue) for queue in self._terms.queues]

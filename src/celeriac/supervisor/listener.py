@@ -18,7 +18,7 @@ import msgspec
 from celeriac import clock, notices
 from celeriac.brokers.contract import Broker, Listener, Revocation
 from celeriac.exceptions import OperationalError
-from celeriac.notices import Ask, Banned, Revoke
+from celeriac.notices import Ask, Banned, Revoke, Shutdown
 
 _LONGEST_WAIT: Final = 30.0
 _FIRST_DELAY: Final = 0.1
@@ -32,7 +32,7 @@ class Missed(msgspec.Struct, frozen=True):
     """Notices may have been missed: what the children hold may be revoked, and what they run."""
 
 
-Heard = Revoke | Banned | Ask | Missed
+Heard = Revoke | Banned | Ask | Shutdown | Missed
 
 
 class NoticeListener:

@@ -16,21 +16,24 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from types import FrameType, TracebackType
 from typing import Self
 
-from celeriac import brokers, clock, wire
+import msgspec
+
+from celeriac import brokers, clock, machine, notices, wire
 from celeriac.events import WorkerStarting, WorkerStopped, WorkerStopping, emit
 from celeriac.exceptions import ImproperlyConfigured
-from celeriac.notices import Ask, Banned, Revoke
-from celeriac.supervisor import banner, condition
+from celeriac.notices import Ask, Banned, Revoke, Shutdown
+from celeriac.supervisor import banner, condition, questions
 from celeriac.supervisor.crew import Crew
 from celeriac.supervisor.health import HealthServer
 from celeriac.supervisor.leases import LeaseKeeper, Terms
 from celeriac.supervisor.listener import Missed, NoticeListener
 from celeriac.supervisor.plan import FIRST_TRIES
+from celeriac.supervisor.questions import Questions, Told
 from celeriac.supervisor.template import COMMAND, Template
 from celeriac.wire import WorkerOptions
 
@@ -69,6 +72,7 @@ def _terms(ready: wire.Ready) -> Terms:
         ready.broker_wait_at_start,
         ready.dead_letter_max,
         ready.dead_letter_expires,
+        ready.broadcasts,
     )
 
 
@@ -121,7 +125,8 @@ class Supervisor:
         self._inbox = SignalInbox()
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._inbox.reader, selectors.EVENT_READ, None)
-        self._crew = Crew(self._selector)
+        self._questions = Questions(self._answer_asker)
+        self._crew = Crew(self._selector, self._questions.hear)
         self._templates: list[Template] = []
         self._current: Template | None = None
         self._ready: wire.Ready | None = None
@@ -130,6 +135,8 @@ class Supervisor:
         self._generation = 0
         self._failed_templates = 0
         self._template_at = 0.0
+        #: Whether the template was let go, until a child is lacking.
+        self._rests = False
         self._started_at = clock.monotonic()
         self._stop_at: float | None = None
         self._exit_code: int | None = None
@@ -157,6 +164,7 @@ class Supervisor:
 
     def run(self) -> int:
         """The worker's life."""
+        machine.adopt_orphans()
         emit(WorkerStarting(self._name))
         self._open_health()
         self._start_template()
@@ -204,14 +212,40 @@ class Supervisor:
                     self._crew.give_back()
                     if heard.reply:
                         listener.answer(heard.reply, {"ok": "headers flagged as revoked"})
+                case Ask() if heard.about:
+                    self._questions.put(heard, self._pass_on)
                 case Ask():
                     listener.answer(heard.reply, condition.status(self._condition()))
+                case Shutdown():
+                    self._stop("app.control.shutdown", wire.EXIT_OK)
+                    if heard.reply:
+                        listener.answer(heard.reply, {"ok": "shutting down"})
                 case Missed():
                     self._crew.give_back()
                     listener.check(self._crew.running())
 
+    def _pass_on(self, question: wire.Question) -> frozenset[int]:
+        """Put a question to whoever knows of it."""
+        if question.about in notices.ABOUT_TASKS:
+            return self._crew.ask(question)
+        template = self._current
+        if question.about not in notices.ABOUT_APP:
+            return frozenset()
+        if template is None:
+            return self._crew.ask(question)
+        if template.channel.pending:
+            return frozenset()
+        template.channel.send(question)
+        return frozenset((questions.TEMPLATE,))
+
+    def _answer_asker(self, name: str, replies: Mapping[int, msgspec.Raw]) -> None:
+        if self._listener is not None:
+            figures = questions.figures(self._ready)
+            self._listener.answer(name, Told(self._condition(), replies, figures))
+
     def _look(self) -> None:
         self._crew.look(self._stop_at)
+        self._questions.look()
         if self._health is not None:
             self._health.look()
         if (stuck := self._crew.stuck) is not None:
@@ -229,7 +263,8 @@ class Supervisor:
         elif self._crew.gave_up is not None:
             self._stop("no child comes up", self._crew.gave_up)
         elif self._current is None and not self._is_booting() and now >= self._template_at:
-            self._start_template()
+            if not self._rests or self._crew.lacks_child(None):
+                self._start_template()
 
     def _is_booting(self) -> bool:
         return any(template.ready is None for template in self._templates)
@@ -285,7 +320,8 @@ class Supervisor:
     # ---- templates
 
     def _start_template(self) -> None:
-        template = Template(self._command, self._options, self._generation, clock.monotonic())
+        options = msgspec.structs.replace(self._options, learned=tuple(self._crew.learned))
+        template = Template(self._command, options, self._generation, clock.monotonic())
         self._templates.append(template)
         self._selector.register(
             template.channel, selectors.EVENT_READ, partial(self._hear_template, template)
@@ -295,7 +331,7 @@ class Supervisor:
         for word in template.channel.words():
             match word:
                 case wire.Ready():
-                    template.ready = word
+                    template.become_ready(word, clock.monotonic())
                     self._install(template, word)
                 case wire.ImportFailed():
                     template.failed = word
@@ -305,6 +341,8 @@ class Supervisor:
                     # Children that were forked before have it for themselves, or not at all.
                     self._generation += 1
                     template.generation = self._generation
+                case wire.Reply():
+                    self._questions.hear(questions.TEMPLATE, word)
                 case wire.Exited(pid=pid, status=status):
                     self._crew.ended(pid, status)
                 case _:
@@ -324,15 +362,21 @@ class Supervisor:
                 self._drop(template)
         elif template.status is not None:
             self._hear_template(template)
+        elif self._stop_at is None and self._crew.spares(template):
+            self._let_go(template)
+
+    def _let_go(self, template: Template) -> None:
+        """It is nothing but a copy of what the one child has. Killed: what it would do at its exit is not due yet."""
+        _log.debug("the process that forks children is not needed: it ends until it is")
+        self._rests = True
+        self._current = None
+        self._forget(template)
 
     def _drop(self, template: Template) -> None:
         """The template has ended, or is of no more use."""
         if template not in self._templates:
             return
-        self._templates.remove(template)
-        self._selector.unregister(template.channel)
-        template.kill()
-        self._crew.forget(template)
+        self._forget(template)
         if self._current is template:
             self._current = None
         if self._stop_at is not None or (template.ready is not None and self._current is not None):
@@ -340,7 +384,14 @@ class Supervisor:
         self._failed_templates += 1
         self._template_at = clock.monotonic() + clock.backoff(self._failed_templates - 1, 0.05, 30.0)
         if template.ready is None:
+            self._crew.learned.clear()
             self._tell_failure(template)
+
+    def _forget(self, template: Template) -> None:
+        self._templates.remove(template)
+        self._selector.unregister(template.channel)
+        template.kill()
+        self._crew.forget(template)
 
     def _tell_failure(self, template: Template) -> None:
         failed = template.failed or wire.ImportFailed("the process that imports the application died\n")
@@ -375,8 +426,9 @@ class Supervisor:
             self._drop(template)
             return
         self._ready, self._current = ready, template
-        self._failed_templates = 0
+        self._failed_templates, self._rests = 0, False
         self._crew.adopt(template, ready, self._keeper)
+        machine.trim_heap()
 
     def _changed(self, ready: wire.Ready) -> list[str]:
         """What the loaded application wants otherwise, of that which leases and their keeper depend on."""

@@ -83,6 +83,8 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     memory: int = 0
     slots: int = 1
     runs: Sequence[RunSnapshot] = ()
+    #: How many runs have ended in it.
+    done: int = 0
     warned: frozenset[int] = frozenset()
     #: Since when the broker, or the result store, has kept it from taking; 0.0: it does not.
     away_since: float = 0.0
@@ -230,6 +232,23 @@ def staff(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float)
     return actions + [Drain(child.number, "no longer needed") for child in surplus]
 
 
+def lacks(children: Sequence[Child], wishes: Wishes, limits: Limits, now: float) -> bool:
+    """Whether a child would be started now, if there were a template."""
+    wishes = msgspec.structs.replace(wishes, can_fork=True)
+    return any(isinstance(action, Spawn) for action in decide(children, wishes, limits, now))
+
+
+def spares_template(children: Sequence[Child], wishes: Wishes, keepalive: float, now: float) -> bool:
+    """Whether a template is nothing but a second copy: there is one child and to be one, which has long been at work.
+
+    Several children share what their template has imported, and children to come shall share it too.
+    """
+    if wishes.processes != 1 or len(children) != 1:
+        return False
+    (child,) = children
+    return takes(child) and not child.outdated and now >= child.started_at + keepalive
+
+
 def is_standby(child: Child) -> bool:
     """Whether it waits to be told to begin."""
     return not child.begun and child.state < State.LEAVING
@@ -336,7 +355,7 @@ def cause(death: Death) -> str:
     if death.killed:
         return _CAUSES[death.killed]
     if death.status is None:
-        return "unknown: its template had died"
+        return "unknown: the process that forked it did not tell"
     number = death.status & 0x7F
     if not number:
         return f"exit code {death.status >> 8}"

@@ -26,6 +26,8 @@ class Template:
         self.generation = generation
         self.started_at = now
         self.ready: wire.Ready | None = None
+        #: How long it took to import the application (seconds).
+        self.boot_time = 0.0
         self.failed: wire.ImportFailed | None = None
         #: Since when it is to end by itself (monotonic); None: it is not.
         self.leaving_at: float | None = None
@@ -38,6 +40,11 @@ class Template:
             self.pid = os.posix_spawn(command[0], [*command, str(theirs.fileno())], os.environ, setsigmask=[])
         self.channel = Channel(ours, blocking=False)
         self.channel.send(options)
+
+    def become_ready(self, ready: wire.Ready, now: float) -> None:
+        """It has imported the application."""
+        self.ready = ready
+        self.boot_time = now - self.started_at
 
     @property
     def is_alive(self) -> bool:

@@ -19,7 +19,8 @@ import pytest
 # The suites are not test modules by name: without this their assertions would fail without saying why.
 pytest.register_assert_rewrite(
     *(f"{__name__}.{module}" for module in (
-        "broker_commits", "broker_flow", "broker_leases", "broker_notices", "broker_revoking", "broker_settling",
+        "broker_broadcasts", "broker_commits", "broker_flow", "broker_leases", "broker_notices", "broker_revoking",
+        "broker_room", "broker_settling",
         "broker_upkeep", "brokers", "results", "stand",
     ))
 )  # fmt: skip

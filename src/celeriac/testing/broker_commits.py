@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from celeriac import clock
-from celeriac.brokers.contract import Casualty, Outgoing, PutBack, Release, Replace, Settlement
+from celeriac.brokers.contract import Bury, Casualty, Outgoing, PutBack, Release, Replace, Settlement
 from celeriac.testing.stand import SHORT, SOON, Stand, message, names, settle
 
 
@@ -87,6 +87,17 @@ class Commits:
         consumer.commit([delivery])
         assert settle(consumer, [delivery], PutBack(delivery.data, clock.now() - 1.0)) == []
         assert _only(stand) == ("a", 0, "worker_lost")
+
+    def test_buried_it_can_be_replayed(self, stand: Stand) -> None:
+        stand.send("a")
+        consumer = stand.consumer()
+        batch = consumer.take(1, SOON)
+        consumer.commit(batch)
+        assert settle(consumer, batch, Bury("why")) == []
+        [letter] = stand.broker.dead(stand.queue)
+        assert stand.broker.replay(stand.queue, [letter.key]) == 1
+        assert stand.stats().ready == 1
+        assert _only(stand) == ("a", 0, None)
 
     def test_closing_gives_it_back_with_a_verdict(self, stand: Stand) -> None:
         stand.send("a")

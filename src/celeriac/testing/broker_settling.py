@@ -37,16 +37,6 @@ class Settling:
         after = stand.drained()
         assert (sorted(after[:3]), after[3:]) == (["a", "b", "c"], ["d"])
 
-    def test_a_released_message_keeps_its_priority(self, stand: Stand) -> None:
-        consumer = stand.consumer()
-        stand.send("low")
-        stand.send("middle", priority=5)
-        batch = consumer.take(1, SOON)
-        stand.send("middle 2", priority=5)
-        stand.send("high", priority=9)
-        settle(consumer, batch, Release())
-        assert stand.drained() == ["high", "middle", "middle 2", "low"]
-
     def test_a_replaced_message_is_gone_and_its_successor_is_there(self, stand: Stand) -> None:
         stand.send("a")
         consumer = stand.consumer()

@@ -5,6 +5,10 @@ their own: what is sent is taken (`broker_flow`), deliveries end once (`broker_s
 have begun are not repeated (`broker_commits`), owners die
 (`broker_leases`), people look and tidy (`broker_upkeep`), revoke what is not to run (`broker_revoking`) and tell
 those who listen (`broker_notices`).
+
+A broker with an ability (`celeriac.brokers.abilities`) has the suite of that as well: `Searchable` that of
+`broker_searching`, `Limiting` that of `broker_room`, `Movable` that of `broker_moving`, `Broadcasting` that of
+`broker_broadcasts`; `Foretells` is asked for in `broker_upkeep`.
 """
 
 from __future__ import annotations

@@ -203,6 +203,39 @@ class SharedJoins:
         assert consumer.settle([in_time]) == []
         assert stand.drained(bodies) == ["body"]
 
+    def test_a_settlement_opens_joins_of_what_it_sends(self, stand: Stand, store: ResultStore) -> None:
+        _, bodies = self._opened(stand, store, 1)
+        first, second = _join(1, queue=bodies), _join(None, delay=30.0, queue=bodies)
+        consumer = stand.consumer()
+        opener, *members = consumer.take(3, SOON)
+        assert consumer.settle([Settlement(opener, Ack(), opens=[first, second])]) == []
+        both = [*_arrivals(first, 0), *_arrivals(second, 0)]
+        assert consumer.settle([Settlement(members[0], Ack(), arrivals=both)]) == []
+        assert store.gathered(first.key) == [b"0"]
+        assert store.size_join(second.key, 1)
+        assert stand.drained(bodies) == ["body"]
+
+    def test_a_settlement_leaves_a_join_that_is_open_as_it_is(self, stand: Stand, store: ResultStore) -> None:
+        join, bodies = self._opened(stand, store, 2)
+        again = Join(join.key, Outgoing(stand.new_queue(), message("other")), 1)
+        consumer = stand.consumer()
+        opener, *members = consumer.take(3, SOON)
+        consumer.settle([Settlement(opener, Ack(), opens=[again])])
+        for place, delivery in enumerate(members):
+            consumer.settle([Settlement(delivery, Ack(), arrivals=_arrivals(join, place))])
+        assert stand.drained(bodies) == ["body"]
+
+    def test_a_refused_settlement_opens_no_join(self, stand: Stand, store: ResultStore) -> None:
+        _, bodies = self._opened(stand, store, 1)
+        join = _join(1, queue=bodies)
+        consumer = stand.consumer()
+        delivery, member, _ = consumer.take(3, SOON)
+        consumer.settle([Settlement(delivery, Release())])
+        assert consumer.settle([Settlement(delivery, Ack(), opens=[join])]) == [delivery]
+        consumer.settle([Settlement(member, Ack(), arrivals=_arrivals(join, 0))])
+        assert store.gathered(join.key) is None
+        assert stand.drained(bodies) == []
+
     def test_a_message_that_waits_is_due_later(self, stand: Stand, store: ResultStore) -> None:
         bodies = stand.new_queue()
         join = _join(1, delay=30.0, queue=bodies)

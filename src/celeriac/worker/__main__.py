@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from celeriac import plugins, pools
+from celeriac import plugins
 from celeriac.board import ChildBoard
 from celeriac.wire import Channel, Fork, Word, WorkerOptions
 from celeriac.worker import template
@@ -17,9 +17,7 @@ from celeriac.worker import template
 
 def load(options: WorkerOptions) -> Any:
     """The application. See `opening.load`."""
-    pool = template.early_pool(options)
-    if pool is not None and (patch := pools.spec(pool).patch):
-        plugins.find("pool", pool, {pool: patch})()
+    template.patch_early(options)
     return plugins.load("celeriac.worker.opening:load")(options)
 
 

@@ -81,6 +81,14 @@ class BatchSize:
         """Whether a run of that task is known to take so long that nothing should wait behind it."""
         return self._means.get(task, 0.0) >= LONG
 
+    @property
+    def ahead(self) -> int:
+        """How many messages this process holds at most, as far as is known now: those that run among them."""
+        if self._multiplier is not None:
+            return max(self._slots, self._slots * self._multiplier or LARGEST)
+        each = size(self._mean, self._surprises, self._ceiling)
+        return max(self._slots, min(LARGEST, int(HEAVIEST / self._bytes), self._slots * each))
+
     def limit(self, free: int) -> int:
         """How many messages to take while `free` slots are idle and nothing waits here. Batches grow with each call."""
         if not free:

@@ -11,13 +11,13 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 
 from celeriac import clock, message
 from celeriac.board import Lack
-from celeriac.brokers.contract import REVOKED, Consumer, Delivery, PutBack, Release, Settlement
+from celeriac.brokers.contract import REVOKED, Ack, Consumer, Delivery, Outgoing, PutBack, Release, Settlement
 from celeriac.context import Request
 from celeriac.events import (
     BUS,
@@ -33,8 +33,12 @@ from celeriac.message import Message
 from celeriac.outcome import Revoked
 from celeriac.pools.contract import AwaitingPool, Pool, Run
 from celeriac.task_modules import ModuleBroken
+from celeriac.wire import Broadcast
 from celeriac.worker import endings, executor
 from celeriac.worker.executor import AwaitedRun, Workbench
+from celeriac.worker.order import Order
+
+T = TypeVar("T")
 
 #: How long one `take` may wait (seconds), well below what the supervisor calls stuck. Stopping does not wait for it:
 #: `wake` ends it.
@@ -88,6 +92,10 @@ class TaskConsumer:
         #: So many crashes behind a message mean that one more makes it a dead letter.
         self._most_crashes = conf.task_max_deliveries
         self._last_chance = max(1, conf.task_max_deliveries - 1)
+        #: How queues are looked into; None: as suits the broker.
+        self.order: Order | None = None
+        #: By name: what comes to these queues goes on to those of all workers.
+        self.broadcasts: dict[str, Broadcast] = {}
         self.waiting: deque[Delivery] = deque()
         #: How many came with the last `take`.
         self._taken = 0
@@ -105,6 +113,8 @@ class TaskConsumer:
         self._given_back: deque[tuple[bytes, str]] = deque(maxlen=_GIVEN_BACK)
         #: Whether the broker may know of bans that we do not. Set by the steward, too.
         self._is_behind = True
+        #: Whether bans were asked for since the last take: a message may have been sent right behind a ban.
+        self._has_asked_for_bans = False
         bench.has_waiting = self._has_waiting if self._awaiting else self.waiting.__len__  # type: ignore[assignment]
 
     def run(self) -> None:
@@ -190,6 +200,7 @@ class TaskConsumer:
             if self._left == 0:
                 self._retiring = self._retiring or "worker_max_tasks_per_child"
         self._taken = len(deliveries)
+        self._has_asked_for_bans = False
         self.waiting.extend(deliveries)
         if deliveries:
             self._bench.batch.weigh(max(len(delivery.data) for delivery in deliveries))
@@ -205,7 +216,7 @@ class TaskConsumer:
             try:
                 self._read_bans()
                 # Behind a failure it only looks: that the broker is back is to be known at once.
-                deliveries = self._consumer.take(limit, 0.0 if attempt else self._stand_back())
+                deliveries = self._look(limit, 0.0 if attempt else self._stand_back())
             except LeaseLost:
                 BUS.emit(LeaseWasLost(self._consumer.owner))
                 self._on_owner(self._consumer.owner)
@@ -216,19 +227,28 @@ class TaskConsumer:
                 if told is not type(exc):
                     # Again where a server that was away refuses now: that will not pass by itself.
                     told = type(exc)
-                    BUS.emit(BrokerLost(self._bench.app.broker.place, str(exc), pause))
+                    BUS.emit(BrokerLost(self._bench.app.reader.place, str(exc), pause))
                     self._board.lack(Lack.TAKING, lost_at)
                 attempt += 1
                 self._board.come_round(clock.monotonic())
                 self.stopping.wait(pause)
                 continue
             if attempt:
-                BUS.emit(BrokerBack(self._bench.app.broker.place, clock.monotonic() - lost_at))
+                BUS.emit(BrokerBack(self._bench.app.reader.place, clock.monotonic() - lost_at))
                 self._board.lack(Lack.TAKING, 0.0)
                 attempt, lost_at, told = 0, 0.0, None
             if deliveries:
                 return deliveries
         return []
+
+    def _look(self, limit: int, timeout: float) -> list[Delivery]:
+        """One take, of the queue that is next."""
+        if self.order is None:
+            return self._consumer.take(limit, timeout)
+        deliveries = self._consumer.take(limit, timeout, self.order.first())
+        if deliveries:
+            self.order.gave(deliveries[0].queue, len(deliveries))
+        return deliveries
 
     def _read_bans(self) -> None:
         """Before the first take, and where something was revoked by its stamps."""
@@ -303,10 +323,17 @@ class TaskConsumer:
         verdict = delivery.verdict
         if verdict is None and self._bench.revoked and self._bench.revoked.take(delivery.key):
             verdict = REVOKED
-        if verdict is None and self._bench.revoked.is_banned(decoded.options.stamps):
-            verdict = REVOKED
+        if verdict is None and decoded.options.stamps:
+            if not self._knows_bans():
+                self._bench.settler.add(Settlement(delivery, Release()))
+                return None
+            if self._bench.revoked.is_banned(decoded.options.stamps):
+                verdict = REVOKED
         if verdict is not None and verdict.startswith(REVOKED):
             endings.end_revoked(verdict, delivery, decoded, self._bench)
+            return None
+        if verdict is None and delivery.queue in self.broadcasts:
+            self._give_out(delivery, decoded)
             return None
         task = self._tasks.get(decoded.task)
         if task is None and delivery.crashes > self._most_crashes:
@@ -332,6 +359,21 @@ class TaskConsumer:
                 return AwaitedRun(request, self._bench)
             return partial(executor.execute, request, self._bench)
         return None
+
+    def subscribe(self) -> None:
+        """Have copies from now on. Raises: OperationalError"""
+        for one in self.broadcasts.values():
+            self._bench.app.reader.subscribe(one.name, one.queue, one.keep)
+
+    def _give_out(self, delivery: Delivery, decoded: Message) -> None:
+        """A copy for each worker, in one step with the end of the message itself."""
+        known = self._patiently(partial(self._bench.app.reader.subscribers, delivery.queue))
+        if known is None:
+            self._bench.settler.add(Settlement(delivery, Release()))
+            return
+        queues = sorted({self.broadcasts[delivery.queue].queue, *known})
+        copies = [Outgoing(queue, delivery.data, decoded.options.priority) for queue in queues]
+        self._bench.settler.add(Settlement(delivery, Ack(), copies))
 
     def _put_back_unknown(self, delivery: Delivery, decoded: Message) -> None:
         """Others may know the task: a deploy rolls on. After `task_unknown_grace` seconds it is a dead letter."""
@@ -369,10 +411,30 @@ class TaskConsumer:
 
     def _commit(self, delivery: Delivery, decoded: Message) -> bool:
         """`acks_late=False`: from here on it must not run again. False: it must not even begin."""
+        lost = self._patiently(partial(self._consumer.commit, [delivery]))
+        if lost is None:
+            self._bench.settler.add(Settlement(delivery, Release()))
+            return False
+        if lost:
+            BUS.emit(TaskLost(decoded.id, decoded.task))
+        return not lost
+
+    def _knows_bans(self) -> bool:
+        """See to it that what was banned before the last take is known here. False: told to stop before it was."""
+        if not self._has_asked_for_bans:
+            known = self._patiently(self._consumer.bans)
+            if known is None:
+                return False
+            self._bench.revoked.obey(known)
+            self._has_asked_for_bans = True
+        return True
+
+    def _patiently(self, ask: Callable[[], T]) -> T | None:
+        """What `ask` answers, as soon as the broker does. None: told to stop before it did."""
         lost_at = 0.0
         while not self.stopping.is_set():
             try:
-                lost = self._consumer.commit([delivery])
+                answer = ask()
             except OperationalError:
                 now = clock.monotonic()
                 lost_at = lost_at or now
@@ -382,8 +444,5 @@ class TaskConsumer:
                 continue
             if lost_at:
                 self._board.lack(Lack.TAKING, 0.0)
-            if lost:
-                BUS.emit(TaskLost(decoded.id, decoded.task))
-            return not lost
-        self._bench.settler.add(Settlement(delivery, Release()))
-        return False
+            return answer
+        return None

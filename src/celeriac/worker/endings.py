@@ -82,7 +82,7 @@ def end_revoked(verdict: str, delivery: Delivery, decoded: message.Message, benc
 def revoke_again(key: bytes, queue: str, bench: Workbench) -> None:
     """A task that went back to its queue just when it was revoked: it ends there, as if it had waited."""
     keep: float = bench.app.conf.worker_revoke_expires
-    revoking.tell_results(bench.app, bench.app.broker.revoke(queue, [Revocation(key)], keep))
+    revoking.tell_results(bench.app, bench.app.reader.revoke(queue, [Revocation(key)], keep))
 
 
 def bury_unknown(delivery: Delivery, decoded: message.Message, bench: Workbench) -> None:

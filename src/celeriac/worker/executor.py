@@ -76,6 +76,10 @@ class Workbench:
         self.signal_limits: limits.SignalLimits | None = None
         self.thread_limits: limits.ThreadLimits | None = None
         self.revoked = RevokedHere()
+        #: What runs, by slot: for who asks; the board has when it began. A slot writes its own.
+        self.runs: dict[int, Request] = {}
+        #: How many have run here, by the task's name; a lost update is harmless.
+        self.counts: dict[str, int] = {}
         #: Whether runs take turns in the main thread: then SIGUSR1 reaches one that does not let others come round.
         self.has_loop = False
         #: Whether messages wait in this process for a slot; then ends of runs may wait for each other.
@@ -177,6 +181,10 @@ def _close(request: Request, outcome: Outcome, bench: Workbench, slot: int, runt
         BUS.emit(TaskRan(request.id, request.task_object.name, request, outcome))
     # Not before: what kills the process while its end is written (a result, a follow-up) is to blame as well.
     bench.board.end(slot)
+    name = request.task_object.name
+    bench.counts[name] = bench.counts.get(name, 0) + 1
+    if bench.runs.get(slot) is request:
+        del bench.runs[slot]
 
 
 def _gather(request: Request, bench: Workbench) -> Outcome | None:
@@ -213,6 +221,7 @@ def _begin(
             soft_at = soft_at + limits.SOFT_NET if soft_at and bench.has_loop else 0.0
     delivery = request.delivery
     assert delivery is not None
+    bench.runs[slot] = request
     bench.board.begin(slot, delivery.key, request.task_object.name.encode(), started, soft_at, hard_at)
     if bench.signal_limits is not None:
         bench.signal_limits.begin(request, started, soft)
@@ -290,12 +299,13 @@ def _settlement(
         # What it returned can be neither stored nor handed on: that is how this run failed.
         outcome = Failure(exc, text_of(exc))
         calls, sends, records = [], [], _records(request, outcome, bench)
+        request.opened = []
         arrivals = joining.arrivals(request, outcome, bench.encode)
     action = _action(request, outcome, bench)
     used = joining.used(request) if action is ACK else ()
     if isinstance(outcome, Retried):
         calls = [outcome.retry.sig]
-    return Settlement(delivery, action, sends, records, arrivals, used), outcome, calls
+    return Settlement(delivery, action, sends, records, arrivals, used, request.opened), outcome, calls
 
 
 def _action(request: Request, outcome: Outcome, bench: Workbench) -> Action:

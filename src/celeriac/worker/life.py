@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from typing import Any, Final
 
 import msgspec
@@ -66,6 +67,16 @@ def begins(app: Any, options: WorkerOptions) -> None:
     signals.celeryd_after_setup.send(sender=worker.hostname, instance=worker, conf=app.conf)
     start_logs(options, app.conf, MAIN)
     signals.worker_init.send(sender=worker)
+
+
+def is_needed() -> bool:
+    """Whether user code needs this process, which stands for the worker, to the end: it listens to what is told of the
+    worker as a whole, or has started threads here."""
+    told = (
+        signals.celeryd_init, signals.celeryd_after_setup, signals.worker_init, signals.worker_before_create_process,
+        signals.worker_ready, signals.worker_shutting_down, signals.worker_shutdown,
+    )  # fmt: skip
+    return threading.active_count() > 1 or any(signal.has_listeners() for signal in told)
 
 
 def tell(app: Any, options: WorkerOptions, word: Word | None) -> None:

@@ -6,14 +6,13 @@ the supervisor is gone, on SIGTERM, after `max_tasks_per_child`, or when one of 
 
 from __future__ import annotations
 
-import resource
+import contextlib
 import signal
-import sys
 import threading
 from functools import partial
 from typing import Any, NamedTuple
 
-from celeriac import clock, message, plugins, pools, wire
+from celeriac import clock, machine, message, plugins, pools, wire
 from celeriac.board import ChildBoard
 from celeriac.brokers.contract import Consumer
 from celeriac.events import BUS, TaskBlocksLoop
@@ -25,9 +24,10 @@ from celeriac.worker.batch import BatchSize
 from celeriac.worker.consumer import TaskConsumer
 from celeriac.worker.executor import Workbench
 from celeriac.worker.limits import NET, SignalLimits, ThreadLimits
+from celeriac.worker.order import order_of
 from celeriac.worker.settler import Settler
 from celeriac.worker.steward import Steward
-from celeriac.worker.template import hostname_of, queues_of
+from celeriac.worker.template import broadcasts_of, hostname_of, queues_of
 
 
 def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, board: ChildBoard) -> int:
@@ -44,7 +44,12 @@ def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, bo
     if isinstance(pool, WatchedPool):
         _look_after_loop(pool, parts.bench)
     parts.steward.start()
-    board.memory(_memory())
+    # What its death is told with if it comes at once.
+    board.memory(machine.peak_memory() // 1024)
+    if parts.task_consumer.broadcasts:
+        # Whoever is told that this worker is ready may count on its copy.
+        with contextlib.suppress(OperationalError):
+            parts.task_consumer.subscribe()
     channel.send(ChildReady(parts.bench.pid))
     if fork.standby:
         parts.begun.wait()
@@ -79,8 +84,9 @@ def assemble(
     """Make the parts of one child. `in_main_thread`: runs are there, where a signal reaches them."""
     conf = app.conf
     hostname = hostname_of(options)
-    consumer: Consumer = app.broker.consumer(
-        queues_of(conf, options, hostname),
+    queues = queues_of(conf, options, hostname)
+    consumer: Consumer = app.reader.consumer(
+        queues,
         fork.owner,
         lease=conf.worker_lease,
         max_deliveries=conf.task_max_deliveries,
@@ -97,6 +103,8 @@ def assemble(
         on_taken=lambda: steward.arm(),
         on_retire=lambda reason: channel.send(Retiring(reason)),
     )
+    task_consumer.broadcasts = {one.name: one for one in broadcasts_of(conf, queues, hostname)}
+    task_consumer.order = order_of(conf, options, queues)
     _tell_imports(app, channel)
     if in_main_thread:
         bench.signal_limits = SignalLimits()
@@ -126,17 +134,11 @@ def _tell_imports(app: Any, channel: Channel) -> None:
 
 def _bench(app: Any, hostname: str, consumer: Consumer, slots: int, board: ChildBoard) -> Workbench:
     conf = app.conf
-    elsewhere = app.backend if app.backend.place != app.broker.place else None
-    settler = Settler(consumer, app.broker.place, elsewhere, board)
+    elsewhere = app.backend if app.backend.place != app.reader.place else None
+    settler = Settler(consumer, app.reader.place, elsewhere, board)
     multiplier = conf.worker_prefetch_multiplier
     batch = BatchSize(slots, None if multiplier == "auto" else multiplier)
     return Workbench(app, hostname, board, settler, batch)
-
-
-def _memory() -> int:
-    """The most memory that this process has had resident, in KiB: what its death is told with if it comes at once."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // 1024 if sys.platform == "darwin" else peak
 
 
 def _handle_signals(parts: Parts, channel: Channel) -> None:

@@ -5,6 +5,8 @@ Imported after a pool's `patch`, so that neither this package nor the applicatio
 
 from __future__ import annotations
 
+import contextlib
+
 from celeriac import finding, plugins, pools, task_modules
 from celeriac.app import Celeriac
 from celeriac.exceptions import ImproperlyConfigured
@@ -29,8 +31,13 @@ def load(options: WorkerOptions) -> Celeriac:
         app.modules = task_modules.find(app, options.include)
     life.configures(app, options)
     app.finalize()
+    if app.modules is not None:
+        for module in options.learned:
+            # One that is broken by now fails in the child that needs it, and is told there.
+            with contextlib.suppress(ImproperlyConfigured):
+                app.modules.load(module)
     # Making these loads their drivers.
-    _ = app.broker, app.backend
+    _ = app.broker, app.reader, app.backend
     pool = options.pool or app.conf.worker_pool
     spec = pools.spec(pool)
     if spec.patch and pool != template.early_pool(options):

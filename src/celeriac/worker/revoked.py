@@ -20,6 +20,8 @@ class RevokedHere:
 
     def __init__(self) -> None:
         self._until: dict[bytes, float] = {}
+        self._known_bans: frozenset[bytes] = frozenset()
+        self._waived: frozenset[bytes] = frozenset()
         self._banned: Mapping[str, frozenset[str]] = {}
 
     def __bool__(self) -> bool:
@@ -36,11 +38,27 @@ class RevokedHere:
 
     def obey(self, known: Iterable[bytes]) -> None:
         """From now on these bans hold, and no others."""
-        self._banned = bans.merged(known)
+        self._known_bans = frozenset(known)
+        self._banned = bans.merged(self._known_bans - self._waived)
+
+    def waive(self) -> None:
+        """The bans that are known now do not hold here any more, even where somebody repeats one."""
+        self._waived |= self._known_bans
+        self._banned = {}
+
+    @property
+    def banned(self) -> Mapping[str, frozenset[str]]:
+        """The bans that hold: stamps by name, with their values."""
+        return self._banned
+
+    def known(self) -> list[bytes]:
+        """The keys that are remembered."""
+        now = clock.monotonic()
+        return [key for key, until in self._until.copy().items() if until > now]
 
     def is_banned(self, stamps: Mapping[str, Any] | None) -> bool:
         """Whether a task with these stamps is revoked."""
-        return bool(stamps and self._banned) and bans.match(self._banned, stamps or {})
+        return stamps is not None and bool(self._banned) and bans.match(self._banned, stamps)
 
     def __contains__(self, key: bytes) -> bool:
         until = self._until.get(key)

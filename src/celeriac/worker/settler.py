@@ -90,6 +90,12 @@ class Settler:
             if delivery not in refused:
                 then()
 
+    def finish(self) -> None:
+        """`flush`, and wait for what another thread is sending."""
+        self.flush()
+        with self._sending:
+            pass
+
     def _send(self, batch: list[Settlement]) -> list[Delivery]:
         """Until it is done. Which were refused; after a try whose fate is unknown that says nothing: it may have been
         done."""
@@ -140,19 +146,25 @@ class Settler:
 
     def _send_once(self, batch: list[Settlement]) -> list[Delivery]:
         store = self._store
-        if store is None or not any(one.records or one.arrivals or one.joins for one in batch):
+        if store is None or not any(map(_needs_store, batch)):
             return self._consumer.settle(batch)
         lost = self._consumer.confirm([one.delivery for one in batch])
         ours = [one for one in batch if one.delivery not in lost]
+        for join in (join for one in ours for join in one.opens):
+            store.open_join(join)
         store.put([record for one in ours for record in one.records])
         lost += self._consumer.settle([_without_store(one, store) for one in ours])
         store.end_joins([key for one in ours if one.delivery not in lost for key in one.joins])
         return lost
 
 
+def _needs_store(settlement: Settlement) -> bool:
+    return bool(settlement.records or settlement.arrivals or settlement.joins or settlement.opens)
+
+
 def _without_store(settlement: Settlement, store: ResultStore) -> Settlement:
     """What is left for a broker that keeps no results; messages that its arrivals bring are follow-ups."""
-    if not (settlement.records or settlement.arrivals or settlement.joins):
+    if not _needs_store(settlement):
         return settlement
     sends = [*settlement.sends, *store.arrive(settlement.arrivals)]
     return Settlement(settlement.delivery, settlement.action, sends)

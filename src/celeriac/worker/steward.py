@@ -6,18 +6,16 @@ that wait behind a long run, time limits of threads) it looks every 50 ms. Other
 
 from __future__ import annotations
 
-import contextlib
-import os
-import resource
 import select
-import sys
 import threading
 from collections.abc import Callable
 from typing import Final
 
-from celeriac import clock
+from celeriac import clock, machine
+from celeriac.drivers.alarm import Alarm
 from celeriac.events import BUS, ChildDraining
-from celeriac.wire import Begin, Channel, Drain, GiveBack, Revoke
+from celeriac.wire import Begin, Channel, Drain, GiveBack, Question, Reply, Revoke
+from celeriac.worker import inspection
 from celeriac.worker.batch import TARGET
 from celeriac.worker.consumer import TaskConsumer
 from celeriac.worker.executor import Workbench
@@ -42,39 +40,37 @@ class Steward(threading.Thread):
         self._limits = bench.thread_limits
         self._on_begin = on_begin
         self._armed = False
-        self._bell_out, self._bell_in = os.pipe()
-        os.set_blocking(self._bell_in, False)
+        self._alarm = Alarm()
 
     def arm(self) -> None:
         """There is something to look after."""
         if not self._armed:
             self._armed = True
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._bell_in, b"!")
+            self._alarm.ring()
 
     def close(self) -> None:
         """Close its descriptors. It must have ended, or not have begun."""
-        for fd in (self._bell_in, self._bell_out):
-            os.close(fd)
+        self._alarm.close()
 
     def run(self) -> None:
         self._channel.set_blocking(False)
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
-        poller.register(self._bell_out, select.POLLIN)
-        self._board.memory(resident_kib())
+        poller.register(self._alarm, select.POLLIN)
+        self._board.memory(machine.resident_memory() // 1024)
         while True:
             step = _STEP if self._armed else _BEAT
             for fd, _ in poller.poll(step * 1000):
-                if fd == self._bell_out:
-                    os.read(self._bell_out, 4096)
+                if fd == self._alarm.fileno():
+                    self._alarm.silence()
                 else:
                     self._obey()
             if self._channel.at_end:
                 return
+            self._channel.flush()
             now = clock.monotonic()
             self._board.beat(now)
-            self._board.memory(resident_kib())
+            self._board.memory(machine.resident_memory() // 1024)
             if self._armed:
                 self._look_after(now)
 
@@ -89,6 +85,9 @@ class Steward(threading.Thread):
                     self._revoke(word)
                 case GiveBack():
                     self._consumer.fall_behind()
+                case Question():
+                    told = inspection.of_child(word, self._bench, self._consumer.waiting)
+                    self._channel.send(Reply(word.number, told))
                 case _:
                     pass
         if self._channel.at_end:
@@ -123,13 +122,3 @@ class Steward(threading.Thread):
             self._settler.flush()
         if not (self._settler.pending or self._consumer.waiting or self._limits):
             self._armed = False
-
-
-def resident_kib() -> int:
-    """The resident memory of this process in KiB; where the system does not show it, the most it ever was."""
-    try:
-        with open("/proc/self/statm", "rb") as statm:
-            return int(statm.read().split()[1]) * (resource.getpagesize() // 1024)
-    except OSError:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return peak // 1024 if sys.platform == "darwin" else peak

@@ -16,11 +16,11 @@ import platform
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from select import POLLIN, POLLOUT
 from typing import Any
 
-from celeriac import connections, native, pools, wire
+from celeriac import connections, machine, native, plugins, pools, wire
 from celeriac.board import ChildBoard
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.wire import Channel, Fork, Stopping, Up, Word, WorkerOptions
@@ -58,13 +58,19 @@ def serve(fd: int, load: Load, run_child: RunChild, tell: Tell = tell_nobody) ->
     except BaseException:  # noqa: BLE001 - user code, which may even exit; the supervisor tells it
         channel.send(wire.ImportFailed(traceback.format_exc()))
         return wire.EXIT_FAILURE
-    # What the children share with this process must not be touched by their garbage collectors.
-    gc.collect()
-    gc.freeze()
+    _freeze()
     channel.send(ready)
     code = _Forks(app, options, channel, run_child, tell).serve()
     tell(app, options, None)
     return code
+
+
+def _freeze() -> None:
+    """What the children share with this process must be little, and not be touched by their garbage collectors."""
+    machine.unmap_unchanged()
+    gc.collect()
+    machine.trim_heap()
+    gc.freeze()
 
 
 class _Forks:
@@ -103,6 +109,9 @@ class _Forks:
                     self._tell(self._app, self._options, word)
                 elif isinstance(word, wire.Import):
                     self._import(word.modules)
+                elif isinstance(word, wire.Question):
+                    answer = plugins.load("celeriac.worker.inspection:of_app")(self._app, word)
+                    self._channel.send(wire.Reply(word.number, answer))
         return wire.EXIT_OK
 
     def _import(self, modules: tuple[str, ...]) -> None:
@@ -113,8 +122,7 @@ class _Forks:
                 self._app.modules.load(module)
         imported = tuple(module for module in modules if module in sys.modules and module not in before)
         if imported:
-            gc.collect()
-            gc.freeze()
+            _freeze()
             self._channel.send(wire.Imported(imported))
 
     def _reap(self) -> None:
@@ -166,29 +174,34 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
     """What the supervisor needs to know of the application's settings.
 
     Raises:
-        ImproperlyConfigured: no such pool, or no queue is left to take from.
+        ImproperlyConfigured: no such pool, no queue is left to take from, or no such order of them.
     """
     conf = app.conf
     pool = options.pool or conf.worker_pool
     given = options.concurrency or conf.worker_concurrency
-    concurrency = given or pools.usable_cpus()
+    concurrency = given or machine.usable_cpus()
     processes, slots = pools.shape(pool, concurrency)
     processes *= options.processes or conf.worker_processes or 1
     most_processes = None
     if options.autoscale is not None:
         processes, most_processes, slots = pools.range_of(pool, given, *options.autoscale)
     hostname = hostname_of(options)
+    queues = queues_of(conf, options, hostname)
+    # By name: as in `queues_of`.
+    order = plugins.load("celeriac.worker.order:order_of")(conf, options, queues)
     return wire.Ready(
         version=str(getattr(sys.modules["celeriac"], "__version__", "")),
         hostname=hostname,
         app=str(getattr(app, "main", None) or options.app),
-        broker_url=conf.broker_write_url or conf.broker_url,
-        broker_options=connections.of_broker(conf)[1],
+        broker_url=conf.broker_read_url or conf.broker_url,
+        broker_options=connections.of_broker(conf, reading=True)[1],
         broker_lost_timeout=conf.broker_connection_lost_timeout,
         broker_retries=(conf.broker_connection_max_retries or None) if conf.broker_connection_retry else 0,
         broker_wait_at_start=conf.broker_connection_retry_on_startup is not False,
         results=conf.result_backend or "at the broker",
-        queues=queues_of(conf, options, hostname),
+        queues=queues,
+        broadcasts=_possible(broadcasts_of(conf, queues, hostname), app),
+        queue_order=str(order or ""),
         tasks=_task_names(app),
         pool=pool,
         concurrency=concurrency,
@@ -211,13 +224,38 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         soft_time_limit=conf.task_soft_time_limit,
         remote_control=conf.worker_enable_remote_control,
         revoke_grace=conf.worker_revoke_grace,
+        template_keepalive=_keepalive(conf),
     )
+
+
+def _keepalive(conf: Any) -> float | None:
+    """For how long it stays when no child is to be forked; None: for ever, as children come and go or for user code."""
+    is_needed = (
+        conf.worker_max_tasks_per_child is not None or plugins.load("celeriac.worker.life:is_needed")()
+    )
+    return None if is_needed else conf.worker_template_keepalive
+
+
+def _possible(broadcasts: tuple[wire.Broadcast, ...], app: Any) -> tuple[wire.Broadcast, ...]:
+    """These, if the broker can. Raises: ImproperlyConfigured: it cannot."""
+    if broadcasts and not isinstance(app.reader, plugins.load("celeriac.brokers.abilities:Broadcasting")):
+        raise ImproperlyConfigured(
+            f"'task_queues' has {broadcasts[0].name!r}, a Broadcast, which {app.reader.place} lacks"
+        )
+    return broadcasts
 
 
 def early_pool(options: WorkerOptions) -> str | None:
     """The pool's name where the command line gives it, so that it is known before the application is imported."""
     given: str | None = options.pool or options.settings.get("worker_pool")
     return given
+
+
+def patch_early(options: WorkerOptions) -> None:
+    """Let the pool change the standard library, if it does that: before the application is imported."""
+    pool = early_pool(options)
+    if pool is not None and (patch := pools.spec(pool).patch):
+        plugins.find("pool", pool, {pool: patch})()
 
 
 def _task_names(app: Any) -> tuple[str, ...]:
@@ -232,21 +270,38 @@ def hostname_of(options: WorkerOptions) -> str:
 
 
 def queues_of(conf: Any, options: WorkerOptions, hostname: str) -> tuple[str, ...]:
-    """The queues that a worker takes from, in order, without repetition.
+    """The queues that a worker takes from, in order, without repetition; a broadcast is followed by the worker's own
+    queue of it.
 
     Raises:
-        ImproperlyConfigured: `-X` leaves none.
+        ImproperlyConfigured: `-X` leaves none, or `-Q` names one that may not be used.
     """
-    declared: Any = conf.task_queues or ()
-    names = list(options.queues) or [_queue_name(queue) for queue in declared] or [conf.task_default_queue]
+    # By name: what routing needs must not be imported before the pool has patched the standard library.
+    usual = plugins.load("celeriac.routing:usual_queues")(conf)
+    names = list(options.queues) or usual
+    unknown = [name for name in names if name not in usual and name != conf.task_default_queue]
+    if unknown and not conf.task_create_missing_queues:
+        raise ImproperlyConfigured(
+            f"-Q {unknown[0]}: this queue is not in task_queues, and task_create_missing_queues is off."
+            f"{plugins.nearest(unknown[0], usual)}"
+        )
     if conf.worker_direct:
         names.append(f"{hostname}.dq2")
     chosen = tuple(dict.fromkeys(name for name in names if name not in options.exclude))
     if not chosen:
         raise ImproperlyConfigured(f"no queue is left to take from: all of {', '.join(names)} are excluded")
-    return chosen
+    own = {one.name: one.queue for one in broadcasts_of(conf, chosen, hostname)}
+    return tuple(queue for name in chosen for queue in (name, own.get(name)) if queue is not None)
 
 
-def _queue_name(queue: Any) -> str:
-    """The name of a queue that is declared as a text or as an object that has one."""
-    return str(getattr(queue, "name", queue))
+def broadcasts_of(conf: Any, queues: Sequence[str], hostname: str) -> tuple[wire.Broadcast, ...]:
+    """The broadcasts among these queues. Raises: ImproperlyConfigured: see `queues.broadcasts`."""
+    if conf.task_queues is None:
+        return ()
+    found = plugins.load("celeriac.queues:broadcasts")(conf.task_queues)
+    # A worker that lives renews its lease three times in one; so it does this.
+    return tuple(
+        wire.Broadcast(name, f"{name}.{hostname}", max(away, conf.worker_lease))
+        for name, away in found.items()
+        if name in queues
+    )

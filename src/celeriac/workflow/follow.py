@@ -30,7 +30,7 @@ def follow_ups(task: Any, request: Request, outcome: Outcome) -> list[Call]:
     with context.running(task, request):
         calls = request.replacement or []
         if not is_replaced:
-            with context.collecting() as calls:
+            with context.following(request) as calls:
                 _apply(app, request, outcome)
         return calls
 

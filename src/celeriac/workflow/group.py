@@ -200,9 +200,9 @@ class group(Signature):
 
     def to_send(self) -> group:
         """A copy that shares the members. The last one has its id, where that can be known now."""
-        if self._stream is not None and context.JOINS.get() is None:
+        if self._stream is not None and context.JOINS.get() is None and context.COLLECTED.get() is None:
             return self.clone()
-        # In its caller nothing runs before all is sent: there is no need to begin with a part of a generator.
+        # Where nothing runs before all is sent, there is no need to begin with a part of a generator.
         members = list(self._flat())
         if members:
             last = members[-1] = members[-1].clone()
@@ -313,7 +313,10 @@ class group(Signature):
         return self.tasks[0].link(callback) if self.tasks else callback
 
     def link_error(self, errback: Any) -> Any:
-        """Link the error callback to every member; returns it."""
+        """Link the error callback to every member; returns it. Callbacks of the group's own stand in for its members':
+        it is one more of those."""
+        if self.options.get("link_error"):
+            return super().link_error(errback)
         for member in self.tasks:
             member.link_error(errback)
         return errback

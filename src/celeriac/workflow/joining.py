@@ -80,6 +80,8 @@ def open_join(
 ) -> None:
     """Open a join that sends this signature, which has its ids, when its results have come.
 
+    What follows a run has its joins opened by the settlement of that run: a run that is repeated leaves none behind.
+
     Raises: ResultStoreUnavailable, ResultNotStored
     """
     first, rest = behind.first_and_rest()
@@ -95,7 +97,13 @@ def open_join(
         call = app.producer.call(first.task, first.args, first.kwargs, options)
     else:
         call = task.call_for(first.args, first.kwargs, options)
-    _joins(app).open_join(Join(message.key_of(join_id), app.producer.outgoing(call), size, delay))
+    join = Join(message.key_of(join_id), app.producer.outgoing(call), size, delay)
+    opened = context.OPENED.get()
+    if opened is None or context.JOINS.get() is not None:
+        _joins(app).open_join(join)
+        return
+    _joins(app).ensure_chords_allowed()
+    opened.append(join)
 
 
 def size_join(app: Sender, join_id: str, size: int) -> None:

@@ -58,18 +58,12 @@ class StampingVisitor(metaclass=ABCMeta):
 def stamp(sig: Signature, visitor: StampingVisitor | None, append: bool, headers: Mapping[str, Any]) -> None:
     """Stamp a signature and all that is in it or linked to it. `append`: add to stamps that are there."""
     match sig.subtask_type:
-        case "group":
-            given = _asked(visitor, "on_group_start", sig, append, headers)
+        case "group" | "chain" as kind:
+            given = _asked(visitor, f"on_{kind}_start", sig, append, headers)
             _stamp_one(sig, visitor, append, given)
             for member in _inside(sig, "tasks"):
                 stamp(member, visitor, append, given)
-            _told(visitor, "on_group_end", sig, given)
-        case "chain":
-            given = _asked(visitor, "on_chain_start", sig, append, headers)
-            _stamp_one(sig, visitor, append, given)
-            for step in _inside(sig, "tasks"):
-                stamp(step, visitor, append, given)
-            _told(visitor, "on_chain_end", sig, given)
+            _told(visitor, f"on_{kind}_end", sig, given)
         case "chord":
             given = _asked(visitor, "on_chord_header_start", sig, append, headers)
             for member in _inside(sig, "tasks"):
