@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from celeriac.app.rarely import ELSEWHERE, TASKS_ELSEWHERE
-from celeriac.control.commands import COMMANDS_ELSEWHERE, INSPECT_ELSEWHERE
+from celeriac.control.commands import COMMANDS_ELSEWHERE
+from celeriac.control.inspecting import INSPECT_ELSEWHERE
 from celeriac.settings import SETTINGS
 
 HERE = Path(__file__).parent

@@ -37,6 +37,7 @@ FAMILIES = {
     "Broker": ("The broker", "Told by the process that misses it."),
     "Lease": ("Leases", "Told by the child that held the lease."),
     "Dead": ("Dead letters", "Told by the supervisor that deleted them."),
+    "Copies": ("Broadcasts", "Told by the supervisor that deleted the queue."),
 }
 
 

@@ -20,11 +20,12 @@ A setting is given, from the weakest source to the strongest, by
 1. its default;
 2. `app.conf.add_defaults({...})`;
 3. a settings object or module: `app.config_from_object("proj.settings")`;
-4. the environment: `CELERIAC_` and its name in upper case, as in `CELERIAC_TASK_ACKS_LATE=no`; also Celery's
-   variables `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`, `CELERY_BROKER_WRITE_URL` and
-   `CELERY_RESULT_BACKEND`. An empty variable counts as not set;
-5. the program: `app.conf.task_acks_late = False`, `app.conf.update(...)`;
-6. the command line: the flags named below, or `task_acks_late=no` after the options.
+4. the environment: `CELERIAC_` and its name in upper case, as in `CELERIAC_TASK_ACKS_LATE=no`. An empty variable
+   counts as not set;
+5. the program: `app.conf.task_acks_late = False`, `app.conf.update(...)`, `Celeriac("proj", broker=...)`;
+6. the environment's URLs, which win over the program's, as with Celery: `CELERY_BROKER_URL`, `CELERY_BROKER_READ_URL`,
+   `CELERY_BROKER_WRITE_URL` and `CELERY_RESULT_BACKEND`, or the same with `CELERIAC_`, which are asked first;
+7. the command line: the flags named below, or `task_acks_late=no` after the options.
 
 Celery's old upper-case names are accepted wherever its new ones are. With `namespace="CELERY"` only names
 that begin with `CELERY_` are read, as in Django's settings. A name that is no setting, or a value of the
