@@ -53,12 +53,12 @@ def panel(findings: Findings, line: str, systems: list[str], width: float) -> li
         f'<text y="24">{better}, logarithmic</text>',
     ]
     figures = {name: findings.median(line, name) for name in systems}
-    known = [figure for figure in figures.values() if figure]
+    known = [figure for figure in figures.values() if figure and figure > 0]
     low, high = math.log10(min(known)) - 0.3, math.log10(max(known))
     room = width - NAME - 48
     for place, (name, figure) in enumerate(figures.items()):
         y, kind = TITLE + place * (BAR + GAP), {OURS: "ours", LIMIT: "bare"}.get(name, "peer")
-        length = room * (math.log10(figure) - low) / (high - low) if figure else 0.0
+        length = room * (math.log10(figure) - low) / (high - low) if figure in known else 0.0
         parts += [
             f'<text class="{kind}" y="{y + 9}">{escape(name)}</text>',
             f'<rect class="{kind}" x="{NAME}" y="{y}" width="{length:.1f}" height="{BAR}"/>',

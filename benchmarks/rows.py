@@ -25,7 +25,7 @@ class Scale:
     latencies: int = 100
     memory_tasks: int = 100_000
     memory_seconds: float = 15.0
-    results: int = 2_000
+    results: int = 8_000
     rounds: int = 3
 
 
@@ -37,7 +37,7 @@ QUICK = Scale(
     latencies=30,
     memory_tasks=10_000,
     memory_seconds=1.0,
-    results=500,
+    results=2_000,
     rounds=1,
 )
 
@@ -72,10 +72,10 @@ class Row:
 def waiting(system: System, scale: Scale) -> Figures:
     """Bytes of Redis for a waiting task."""
     system.ask("one", 10)
-    before = system.redis.info("used_memory")
+    before = system.redis.memory()
     # It sends exactly as many as it is asked to.
     system.ask("one", scale.waiting)
-    return {"waiting": (system.redis.info("used_memory") - before) / scale.waiting}
+    return {"waiting": (system.redis.memory() - before) / scale.waiting}
 
 
 def send(system: System, scale: Scale) -> Figures:
@@ -196,11 +196,11 @@ def result(system: System, scale: Scale) -> Figures:
         system.ask("fill", "add", 10)
         worker.wait_for(lambda: system.tally.total() >= 10, 30, "ten tasks")
         time.sleep(1.0)
-        before = system.redis.info("used_memory")
+        before = system.redis.memory()
         system.ask("fill", "add", scale.results)
         worker.wait_for(lambda: system.tally.total() >= scale.results + 10, 60, "all tasks")
         time.sleep(1.0)
-        return {"result": (system.redis.info("used_memory") - before) / scale.results}
+        return {"result": (system.redis.memory() - before) / scale.results}
 
 
 def recycling(system: System, scale: Scale) -> Figures:
