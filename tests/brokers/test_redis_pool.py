@@ -41,15 +41,19 @@ def test_forty_threads_send_over_three_connections(private_redis: PrivateRedis) 
 
 
 def test_a_fork_sends_over_a_connection_of_its_own(private_redis: PrivateRedis) -> None:
-    app = Celeriac(broker=private_redis.url)
+    app = Celeriac(broker=private_redis.url, broker_publish_timeout=20.0)
     app.send_task("work", (0,))
     pids: list[int] = []
     for child in range(4):
         pid = os.fork()
         if pid == 0:
-            for n in range(25):
-                app.send_task("work", (child, n))
-            os._exit(0)
+            status = 1
+            try:
+                for n in range(25):
+                    app.send_task("work", (child, n))
+                status = 0
+            finally:
+                os._exit(status)
         pids.append(pid)
     for n in range(25):
         app.send_task("work", (n,))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from celeriac.brokers import connect
 from celeriac.brokers.contract import Ack, Outgoing, Settlement
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable
 from celeriac.testing.stand import Stand, message, names
+from tests.ports import free_port
 from tests.servers import PrivateRedis, RedisClient
 
 Make = Callable[..., PrivateRedis]
@@ -51,9 +51,7 @@ def certificate(tmp_path: Path) -> Path:
 
 
 def test_over_tls_with_a_certificate_that_is_checked(make_private_redis: Make, certificate: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     make_private_redis(
         "--tls-port", str(port), "--tls-cert-file", str(certificate),
         "--tls-key-file", str(certificate.with_name("key.pem")),
@@ -61,7 +59,7 @@ def test_over_tls_with_a_certificate_that_is_checked(make_private_redis: Make, c
     )  # fmt: skip
     assert go_round(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}") == ["woken"]
     with pytest.raises(BrokerUnavailable, match="certificate verify failed"):
-        connect(f"rediss://localhost:{port}/0").send([Outgoing("q", message("a"))], 1.0)
+        connect(f"rediss://localhost:{port}/0").send([Outgoing("q", message("a"))], 5.0)
     assert go_round(f"rediss://localhost:{port}/0?ssl_cert_reqs=none") == ["woken"]
 
 
@@ -79,6 +77,6 @@ def test_with_a_password(make_private_redis: Make) -> None:
     assert go_round(f"redis://:{ENCODED}@127.0.0.1:{port}/0") == ["woken"]
     for wrong, told in (("", "wants a password"), (":wrong@", "password of the URL is wrong")):
         with pytest.raises(BrokerRefused, match=told) as caught:
-            connect(f"redis://{wrong}127.0.0.1:{port}/0").send([Outgoing("q", message("a"))], 1.0)
+            connect(f"redis://{wrong}127.0.0.1:{port}/0").send([Outgoing("q", message("a"))], 5.0)
         assert "wrong@" not in str(caught.value)
         assert PASSWORD not in str(caught.value)

@@ -10,9 +10,13 @@ import pytest
 from celeriac.brokers import connect
 from celeriac.brokers.contract import Broker
 from celeriac.testing import BrokerContract
+from celeriac.testing.broker_broadcasts import Broadcasts
+from celeriac.testing.broker_moving import Moving
+from celeriac.testing.broker_room import Room
+from celeriac.testing.broker_searching import Searching
 
 
-class TestSQLiteBroker(BrokerContract):
+class TestSQLiteBroker(BrokerContract, Broadcasts, Moving, Room, Searching):
     @pytest.fixture
     def make_broker(self, tmp_path: Path) -> Callable[[], Broker]:
         return lambda: connect(f"sqlite:///{tmp_path}/broker.sqlite")

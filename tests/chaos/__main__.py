@@ -49,6 +49,8 @@ def run(options: Options, folder: Path) -> Verdict:
     settings = dict(SETTINGS)
     if options.broker == "redis":
         settings["broker_transport_options"] = {"socket_timeout": SOCKET_TIMEOUT}
+    elif options.broker == "postgres":
+        settings["broker_transport_options"] = {"timeout": SOCKET_TIMEOUT}
     calls = load.plan(options.seed, options.tasks, options.seconds)
     faults = hand.plan(options.seed, options.seconds, options.kills, options.restarts, LEASE)
     if options.broker == "sqlite":
@@ -159,7 +161,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tasks", type=int, default=None)
     parser.add_argument("--kills", type=int, default=None)
     parser.add_argument("--restarts", type=int, default=None, help="of the server")
-    parser.add_argument("--broker", choices=("redis", "sqlite"), default="redis")
+    parser.add_argument("--broker", choices=("redis", "sqlite", "postgres"), default="redis")
     parser.add_argument("--folder", type=Path, default=None, help="keep diaries and logs here")
     given = parser.parse_args(arguments)
     seconds = given.minutes * 60

@@ -20,6 +20,8 @@ import threading
 from collections.abc import Coroutine
 from typing import Any
 
+from tests.ports import free_port
+
 MODES = ("refuse", "hold", "delay", "cut", "half-open")
 _DELAY = 0.03
 
@@ -44,8 +46,8 @@ class Proxy:
 
     async def open(self) -> None:
         # The port stays, whatever happens in between.
+        self.port = self.port or free_port()
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:
         if self._server is not None:

@@ -15,8 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests import processes
 from tests.chaos import load
 from tests.chaos.proxy import Network, Proxy
+from tests.postgres import PrivatePostgres
+from tests.processes import is_running
 from tests.servers import PrivateRedis
 
 ROOT = Path(__file__).parents[2]
@@ -53,23 +56,23 @@ class Worker:
         return self.process.poll() is None
 
     def templates(self) -> list[int]:
-        """The processes that have imported the application; one, but for a moment."""
-        return offspring(self.pid) if self.is_alive else []
+        """The processes that have imported the application."""
+        return processes.templates(self.pid) if self.is_alive else []
 
     def children(self) -> list[int]:
         """The processes that run tasks."""
-        return [child for template in self.templates() for child in offspring(template)]
+        return processes.children(self.pid) if self.is_alive else []
 
 
 class Site:
-    """Everything that runs. `server` and `ways` are there with Redis only."""
+    """Everything that runs. `server` and `ways` are there with Redis and PostgreSQL only."""
 
     def __init__(self, folder: Path, broker: str, settings: dict[str, Any], network: Network) -> None:
         self.folder = folder
         self.settings = settings
         self.troubles: list[str] = []
         self.workers: list[Worker] = []
-        self.server: PrivateRedis | None = None
+        self.server: PrivateRedis | PrivatePostgres | None = None
         self.ways: dict[str, Proxy] = {}
         self._number = 0
         self._sessions: list[int] = []
@@ -78,6 +81,9 @@ class Site:
         if broker == "redis":
             (folder / "redis").mkdir()
             self.server = PrivateRedis(folder / "redis", appendonly=True)
+        elif broker == "postgres":
+            self.server = PrivatePostgres()
+        if self.server is not None:
             self.ways = {role: network.proxy(self.server.port) for role in [*ROLES, "sender"]}
         # What crashes here by right leaves no core.
         resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
@@ -86,7 +92,8 @@ class Site:
         """The broker as that worker, or the sender, reaches it; as nobody disturbs it for any other name."""
         if self.server is None:
             return self._url
-        return f"redis://127.0.0.1:{self.ways[who].port}/0" if who in self.ways else self.server.url
+        url = self.server.url
+        return url.replace(f":{self.server.port}/", f":{self.ways[who].port}/") if who in self.ways else url
 
     def start(self) -> None:
         """Start every worker. Returns when all have children."""
@@ -137,7 +144,7 @@ class Site:
         for worker in self.workers:
             worker.process.wait(10.0)
         if self.server is not None:
-            self.server.kill()
+            self.server.close()
 
     def left(self) -> list[int]:
         """The processes of all workers that there ever were which still live."""
@@ -179,23 +186,6 @@ def wait_until(condition: Callable[[], object], told: Callable[[], str] = str, t
     while not condition():
         assert time.monotonic() < until, f"not within {timeout:g} s: {told()}"
         time.sleep(0.05)
-
-
-def offspring(pid: int) -> list[int]:
-    """The processes that this one has started and that run."""
-    found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in listing.read_text().split()]
-    return sorted(child for child in found if is_running(child))
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def command(pid: int) -> str:

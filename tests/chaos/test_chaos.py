@@ -24,3 +24,10 @@ def test_nothing_is_lost_or_doubled_on_sqlite(tmp_path: Path) -> None:
     options = Options(seconds=10.0, seed=1, tasks=800, kills=16, restarts=0, broker="sqlite", drain=60.0)
     verdict = chaos.run(options, tmp_path)
     assert verdict.is_good, chaos.report(options, verdict, options.seconds)
+
+
+@pytest.mark.usefixtures("postgres_url")
+def test_nothing_is_lost_or_doubled_on_postgresql(tmp_path: Path) -> None:
+    options = Options(seconds=15.0, seed=1, tasks=1800, kills=27, restarts=2, broker="postgres", drain=60.0)
+    verdict = chaos.run(options, tmp_path)
+    assert verdict.is_good, chaos.report(options, verdict, options.seconds)

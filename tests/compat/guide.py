@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import celeriac
-from celeriac import Task, chain, chord, group, shared_task, signals
+from celeriac import Exchange, Queue, Task, chain, chord, group, shared_task, signals
 from celeriac.app.task import Context
 from celeriac.contrib.abortable import AbortableTask
 from celeriac.exceptions import Ignore, Reject
@@ -18,11 +18,21 @@ logger = get_task_logger(__name__)
 app = celeriac.Celery("guide", broker=os.environ.get("GUIDE_BROKER", "memory://guide"))
 
 
+media = Exchange("media", type="direct")
+
+
 class Config:
     task_ignore_result = False
     result_extended = True
     result_expires = 3600
     task_create_missing_queues = True
+    task_queues = [
+        Queue("celery"),
+        Queue("videos", media, routing_key="media.video"),
+        Queue("pictures", media, routing_key="media.image"),
+        Queue("feeds", Exchange("feeds", "topic"), routing_key="feed.#"),
+        Queue("urgent"),
+    ]
     task_routes = {"guide.feeds.*": {"queue": "feeds"}, "guide.thumbnail": "pictures"}
 
 

@@ -34,6 +34,8 @@ NAMES = {
     "celeriac.utils.dispatch": "Signal",
     "celeriac.utils.log": "get_logger get_task_logger",
     "celeriac.utils.serialization": "UnpickleableExceptionWrapper",
+    "celeriac.worker.state": "active_requests all_total_count requests reserved_requests revoked revoked_stamps "
+    "successful_requests total_count",
 }
 
 

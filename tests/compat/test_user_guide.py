@@ -15,7 +15,7 @@ import pytest
 from tests import servers
 
 from celeriac import chain, chord, group, signals, signature
-from celeriac.exceptions import Ignore, TaskRevokedError, TimeoutError
+from celeriac.exceptions import Ignore, QueueNotFound, TaskRevokedError, TimeoutError
 from celeriac.result import AsyncResult, GroupResult, ResultSet, allow_join_result
 
 HERE = Path(__file__).parent
@@ -44,8 +44,7 @@ def guide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         log_path = folder / "log"
         with log_path.open("wb") as log:
             worker = subprocess.Popen(
-                [sys.executable, "-m", "celeriac", "-A", "guide", "worker", "-c", "1", "-l", "INFO",
-                 "-Q", "celery,feeds,pictures,urgent"],
+                [sys.executable, "-m", "celeriac", "-A", "guide", "worker", "-c", "1", "-l", "INFO"],
                 cwd=folder, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
         try:
@@ -312,6 +311,19 @@ def test_tasks_go_where_they_are_routed(guide: Any):
     assert guide.thumbnail.delay().get(timeout=WAIT) == "pictures"
     assert guide.import_feed.apply_async(queue="urgent").get(timeout=WAIT) == "urgent"
     assert guide.whoami.delay().get(timeout=WAIT)["queue"] == "celery"
+
+
+def test_a_call_goes_by_its_exchange_and_routing_key(guide: Any):
+    video = guide.whoami.apply_async(exchange="media", routing_key="media.video")
+    assert video.get(timeout=WAIT)["queue"] == "videos"
+    picture = guide.whoami.s().set(exchange=guide.media, routing_key="media.image").delay()
+    assert picture.get(timeout=WAIT)["queue"] == "pictures"
+    sent = guide.app.send_task("guide.whoami", exchange="feeds", routing_key="feed.import.now")
+    assert sent.get(timeout=WAIT)["queue"] == "feeds"
+    calls = group(guide.whoami.s().set(exchange="feeds", routing_key="feed") for _ in range(3)).delay()
+    assert [info["queue"] for info in calls.get(timeout=WAIT)] == ["feeds"] * 3
+    with pytest.raises(QueueNotFound, match=r"'feeds' by 'feed\.#'"):
+        guide.whoami.apply_async(exchange="feeds", routing_key="food")
 
 
 # -- control --------------------------------------------------------------------------------------------------

@@ -20,14 +20,24 @@ from tests.guarantees.ground import Ground
 from tests.guarantees.outages import Wire
 
 
-@pytest.fixture(params=("sqlite", "redis"))
+@pytest.fixture(params=("sqlite", "redis", "postgres"))
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     """Where this test sends and runs its own tasks, on each broker."""
     url = f"sqlite:///{tmp_path}/queue.sqlite"
     if request.param == "redis":
         server, prefix = request.getfixturevalue("redis_server"), request.getfixturevalue("redis_prefix")
         url = servers.with_prefix(server, f"{prefix}-{secrets.token_hex(4)}:")
+    if request.param == "postgres":
+        url = request.getfixturevalue("postgres_place")
     ground = Ground(tmp_path, url)
+    yield ground
+    ground.close()
+
+
+@pytest.fixture
+def sqlite_ground(tmp_path: Path) -> Iterator[Ground]:
+    """The same on an SQLite file that this test may do anything to."""
+    ground = Ground(tmp_path, f"sqlite:///{tmp_path}/queue.sqlite")
     yield ground
     ground.close()
 

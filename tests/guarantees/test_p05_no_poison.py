@@ -62,7 +62,7 @@ def test_p05_what_cannot_be_read_is_a_dead_letter_at_once_with_its_bytes(ground:
 def test_p05_an_unknown_task_waits_for_a_worker_that_knows_it(ground: Ground):
     known = ground.send("add", 1, 2)
     unknown = ground.app.send_task("workload.of_no_deploy")
-    old = ground.worker("-c", "1", environ={"WORKLOAD_WITHOUT": "add"}, task_unknown_grace=2.0)
+    old = ground.worker("-c", "1", environ={"WORKLOAD_WITHOUT": "add"}, task_unknown_grace=60.0)
     old.wait_log("put back for other workers")
     ground.worker("-c", "1", task_unknown_grace=2.0)
     assert known.get(timeout=WAIT) == 3

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import socket
 import time
 from pathlib import Path
 
@@ -14,23 +12,6 @@ from tests.guarantees.ground import Ground
 from tests.servers import PrivateRedis
 
 SECONDS = 6.0
-#: A line of MONITOR for a command that came over a connection; what a script does says `lua` there.
-COMMAND = re.compile(rb'^\+[\d.]+ \[\d+ [\d.]+:\d+\] "(\w+)"', re.MULTILINE)
-
-
-def commands(redis: PrivateRedis, seconds: float) -> list[str]:
-    """The commands that clients send within that time."""
-    heard = b""
-    with socket.create_connection(("127.0.0.1", redis.port), 5.0) as monitor:
-        monitor.sendall(b"MONITOR\r\n")
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            monitor.settimeout(left)
-            try:
-                heard += monitor.recv(65536)
-            except TimeoutError:
-                break
-    return [name.decode() for name in COMMAND.findall(heard)]
 
 
 @pytest.mark.parametrize(
@@ -51,7 +32,7 @@ def test_p13_an_idle_worker_sends_a_command_a_second_for_each_child_at_most(
         private_ground.worker(*flags)
     assert private_ground.send("add", 1).get(timeout=WAIT) == 2
     private_ground.app.close()
-    sent = commands(private_redis, SECONDS)
+    sent = [command for _, command in private_redis.commands(SECONDS)]
     assert 0 < len(sent) <= SECONDS * children, sent
 
 

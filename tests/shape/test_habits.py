@@ -28,6 +28,7 @@ BROAD = {
     "celeriac.loops": "carries an exception to the thread that waits for it",
     "celeriac.dispatch": "receivers of signals are user code",
     "celeriac.events": "a listener must not break the flow",
+    "celeriac.worker.inspection": "user code: attributes of tasks, texts of settings",
     "celeriac.worker.template": "the application's import, and the end of a child",
     "celeriac.supervisor.leases": "whatever fails, the children's leases must be kept",
     "celeriac.cli.opening": "the application's import",

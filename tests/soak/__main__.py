@@ -24,7 +24,9 @@ from pathlib import Path
 
 from celeriac.app import Celeriac
 from celeriac.pools import POOLS
-from tests.chaos.site import is_running, offspring, wait_until
+from tests import processes
+from tests.chaos.site import wait_until
+from tests.processes import is_running
 from tests.servers import PrivateRedis
 from tests.soak import load, verdict, watch
 from tests.soak.verdict import Process, Stretch
@@ -83,9 +85,8 @@ class Soak:
         for name, process in self.workers.items():
             wait_until(partial(self._is_ready, name), partial(self.log, name))
             self.processes.append(Process(name, "supervisor", process.pid))
-            for template in offspring(process.pid):
-                self.processes.append(Process(name, "template", template))
-                self.processes += [Process(name, "child", child) for child in offspring(template)]
+            self.processes += [Process(name, "template", pid) for pid in processes.templates(process.pid)]
+            self.processes += [Process(name, "child", pid) for pid in processes.children(process.pid)]
 
     def _start(self, name: str, given: tuple[str, ...]) -> subprocess.Popen[bytes]:
         environ = {
@@ -155,7 +156,7 @@ class Soak:
         if self.server is None:
             time.sleep(QUIET_SECONDS)
         else:
-            heard = watch.commands(self.server.port, QUIET_SECONDS)
+            heard = Counter(port for port, _ in self.server.commands(QUIET_SECONDS))
             if counts:
                 self.listened += QUIET_SECONDS
                 for one in self.processes:

@@ -7,16 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import socket
 import threading
-import time
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-#: A line of MONITOR for a command that came over a connection; what a script does says `lua` there.
-_COMMAND = re.compile(rb'^\+[\d.]+ \[\d+ [\d.]+:(\d+)\] "(\w+)"', re.MULTILINE)
 _KIB = 1024
 
 
@@ -84,21 +79,6 @@ def _targets(pid: int) -> list[str]:
             with contextlib.suppress(OSError):
                 found.append(os.readlink(f"{folder}/{name}"))
     return found
-
-
-def commands(server_port: int, seconds: float) -> Counter[int]:
-    """How many commands came to the server within that time, by the local port they came from."""
-    heard = b""
-    with socket.create_connection(("127.0.0.1", server_port), 5.0) as monitor:
-        monitor.sendall(b"MONITOR\r\n")
-        until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
-            monitor.settimeout(left)
-            try:
-                heard += monitor.recv(65536)
-            except TimeoutError:
-                break
-    return Counter(int(port) for port, _ in _COMMAND.findall(heard))
 
 
 class Connections(threading.Thread):

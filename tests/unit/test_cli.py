@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from celeriac import cli, plugins, pools, wire
+from celeriac import cli, plugins, wire
 from celeriac.cli import dead, parsing, show, worker
 from celeriac.exceptions import ImproperlyConfigured, UnknownOption
 from celeriac.wire import WorkerOptions
@@ -78,6 +78,14 @@ def test_pairs_may_stand_between_options():
     assert (given.concurrency, given.pool) == (2, "threads")
 
 
+def test_queues_may_have_weights():
+    given = options("worker", "-A", "p", "-Q", "high:3, proj:mail:2,low")
+    assert given.queues == ("high", "proj:mail", "low")
+    assert given.weights == {"high": 3, "proj:mail": 2}
+    given = options("worker", "-A", "p", "-Q", "b,a,b", "--queue-order", "priority")
+    assert (given.queues, given.weights, given.queue_order) == (("b", "a"), {}, "priority")
+
+
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -98,6 +106,15 @@ def test_pairs_may_stand_between_options():
         (["worker", "-A", "p", "--autoscale", "0"], "as in 10,3"),
         (["worker", "-A", "p", "--autoscale", "few"], "as in 10,3"),
         (["worker", "-A", "p", "--autoscale", "3", "--processes", "2"], "Leave the other out"),
+        (["worker", "-A", "p", "-Q", "high:3,low:0"], "'low:0'"),
+        (["worker", "-A", "p", "-Q", "high:-1"], "a whole number (1 or more)"),
+        (["worker", "-A", "p", "-Q", "high:1.5"], "a whole number (1 or more)"),
+        (["worker", "-A", "p", "-Q", "proj:mail"], "proj:mail:1"),
+        (["worker", "-A", "p", "-Q", ":3"], "':3'"),
+        (["worker", "-A", "p", "-Q", "high:3,low:1,high:2"], "'high' is named twice"),
+        (["worker", "-A", "p", "-Q", "high,low:1,high:2"], "'high' is named twice"),
+        (["worker", "-A", "p", "-Q", "high:3", "--queue-order", "sorted"], "Leave one out"),
+        (["worker", "-A", "p", "--queue-order", "prioriti"], "'priority'"),
         (["worker", "-A", "p", "-B"], "not available yet"),
         (["worker", "-A", "p", "--detach"], "systemd"),
         (["worker"], "-A proj"),
@@ -198,11 +215,7 @@ def test_names_are_made_as_by_celery(given, name):
     assert worker.node_name(given) == name.format(host=host, short=host.partition(".")[0])
 
 
-def test_auto_concurrency_keeps_to_the_quota(tmp_path):
-    (tmp_path / "cpu.max").write_text("150000 100000\n")
-    assert pools.usable_cpus(str(tmp_path)) == min(2, pools.usable_cpus("/nowhere"))
-    (tmp_path / "cpu.max").write_text("max 100000\n")
-    assert pools.usable_cpus(str(tmp_path)) == pools.usable_cpus("/nowhere")
+def test_auto_concurrency_is_at_least_one():
     assert options("worker", "-c", "auto").concurrency >= 1
 
 

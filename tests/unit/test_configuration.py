@@ -215,6 +215,26 @@ def test_celeriacs_own_variable_wins_over_celerys_and_an_empty_one_counts_for_no
     assert Configuration({"CELERY_BROKER_URL": ""}).broker_url == "sqlite:///celeriac.sqlite"
 
 
+@pytest.mark.parametrize("prefix", ["CELERY", "CELERIAC"])
+@pytest.mark.parametrize("name", ["broker_url", "broker_read_url", "broker_write_url", "result_backend"])
+def test_urls_of_the_environment_win_over_the_program_and_lose_to_the_command_line(
+    prefix: str, name: str
+) -> None:
+    conf = Configuration({f"{prefix}_{name.upper()}": "redis://env"})
+    conf.write({name: "redis://program"}, "the application's constructor")
+    conf[name] = "redis://later"
+    assert conf[name] == "redis://env"
+    assert conf.source_of(name) == f"environment variable {prefix}_{name.upper()}"
+    conf.config_from_flags({name: "redis://flag"})
+    assert conf[name] == "redis://flag"
+
+
+def test_the_program_wins_over_other_variables() -> None:
+    conf = Configuration({"CELERIAC_WORKER_LEASE": "7"})
+    conf.worker_lease = 8
+    assert conf.worker_lease == 8
+
+
 @pytest.mark.parametrize("wrong", ["CELERIAC_TASK_ACKS_LAT", "CELERIAC_IMPORT", "CELERIAC_TIMEZON"])
 def test_a_misspelt_variable_is_an_error(wrong: str) -> None:
     with pytest.raises(UnknownSetting, match=r"Did you mean 'CELERIAC_(TASK_ACKS_LATE|IMPORTS|TIMEZONE)'"):
@@ -321,7 +341,7 @@ def test_passwords_are_masked_in_every_way_of_printing() -> None:
         )  # fmt: skip
     printed = f"{conf!r} {conf.humanize(with_defaults=True)} {conf.table()} {conf.rows()}"
     assert "hunter2" not in printed
-    assert "redis://me:***@h/0" in printed
+    assert "redis://me:********@h/0" in printed
     assert conf.table(censored=False)["broker_url"] == conf.broker_url == "redis://me:hunter2@h/0"
 
 

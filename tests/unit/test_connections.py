@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, connections, urls
+from celeriac.drivers.postgres import Address as PostgresAddress
 from celeriac.drivers.redis import Address
 from celeriac.exceptions import ImproperlyConfigured
 
@@ -88,8 +89,34 @@ def test_no_tls_is_no_tls() -> None:
     assert address(results(result_backend="redis://two", broker_use_ssl=True)).tls is None
 
 
+@pytest.mark.parametrize(("word", "is_on"), [("on", True), ("True", True), ("off", False), ("0", False)])
+def test_tls_in_a_url_is_as_the_word_says(word: str, is_on: bool) -> None:
+    assert (address(broker(broker_url=f"redis://localhost?ssl={word}")).tls is not None) is is_on
+
+
+def test_a_word_that_is_neither_true_nor_false_is_an_error() -> None:
+    with pytest.raises(ImproperlyConfigured, match="'ssl' is true or false, not 'of'"):
+        address(broker(broker_url="redis://localhost?ssl=of"))
+
+
 def test_a_misspelt_tls_option_is_an_error() -> None:
     with pytest.raises(ImproperlyConfigured, match="Did you mean 'ssl_ca_certs'"):
         broker(broker_use_ssl={"ssl_ca_cert": "/ca.pem"})
     with pytest.raises(ImproperlyConfigured, match="ssl_cert_reqs"):
         broker(broker_use_ssl={"ssl_cert_reqs": "sometimes"})
+
+
+def test_postgresql_gets_the_settings_in_its_own_words() -> None:
+    url = "postgresql://me@one/shop"
+    place = broker(broker_url=url, broker_pool_limit=3, broker_transport_options={"schema": "jobs"})
+    assert place == results(broker_url=url, broker_pool_limit=3, broker_transport_options={"schema": "jobs"})
+    found = PostgresAddress(urls.parse(place[0]), place[1])
+    assert (found.pool_limit, found.schema, found.hosts) == (3, "jobs", [("one", 5432)])
+    assert broker(broker_url=url, broker_use_ssl=True)[1]["sslmode"] == "require"
+    tls = {"ssl_ca_certs": "/ca.pem", "ssl_certfile": "/me.pem", "ssl_keyfile": "/me.key"}
+    options = broker(broker_url=url, broker_use_ssl=tls)[1]
+    assert {name: options[name] for name in ("sslmode", "sslrootcert", "sslcert", "sslkey")} == {
+        "sslmode": "verify-full", "sslrootcert": "/ca.pem", "sslcert": "/me.pem", "sslkey": "/me.key"
+    }  # fmt: skip
+    for more, mode in (({"ssl_check_hostname": False}, "verify-ca"), ({"ssl_cert_reqs": "none"}, "require")):
+        assert broker(broker_url=url, broker_use_ssl={**tls, **more})[1]["sslmode"] == mode

@@ -94,13 +94,13 @@ def test_workers_are_asked_for_as_long_as_the_caller_waits(app: Celeriac, ear: L
 def test_what_there_is_not_names_what_to_use(app: Celeriac):
     assert isinstance(app.control, Control) and isinstance(app.control.inspect(), Inspect)
     with pytest.raises(AttributeError, match="SIGTERM"):
-        app.control.shutdown()
+        app.control.pool_shrink()
     with pytest.raises(AttributeError, match="--autoscale"):
         app.control.autoscale(10, 3)
     with pytest.raises(AttributeError, match="Did you mean 'revoke'"):
         app.control.revok("a")
-    with pytest.raises(AttributeError, match="celeriac queues"):
-        app.control.inspect().scheduled()
+    with pytest.raises(AttributeError, match="logical clocks"):
+        app.control.inspect().clock()
     with pytest.raises(TypeError, match="'terminat'"):
         app.control.revoke("a", terminat=True)
 

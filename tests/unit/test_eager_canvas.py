@@ -100,6 +100,14 @@ def test_a_callback_that_is_given_with_the_send_is_one_more_of_the_body(app: Cel
     assert told == ["own", 3]
 
 
+def test_an_error_callback_is_called_beside_those_that_a_group_has_of_its_own(app: Celeriac) -> None:
+    told: list[str] = []
+    tell = app.task(name="note")(told.append)
+    body = group(sig(app, "fails"), sig(app, "total")).set(link_error=tell.si("group"))
+    chord([sig(app, "add", 1)], body).apply_async(link_error=tell.si("chord"))
+    assert sorted(told) == ["chord", "group"]
+
+
 def test_a_failed_step_ends_the_chain_and_tells_once(app: Celeriac, seen: list[Any]) -> None:
     whole = chain(sig(app, "add", 1), sig(app, "fails"), sig(app, "add", 2))
     whole.link_error(sig(app, "tell"))

@@ -125,7 +125,7 @@ def test_groups_in_a_large_set_keep_their_form(app: Celeriac) -> None:
 # -- memory ---------------------------------------------------------------------------------------------------
 
 
-def test_a_result_takes_a_hundred_bytes_and_a_member_sixteen() -> None:
+def test_a_result_takes_ninety_bytes_with_its_place_in_a_list_and_a_member_sixteen() -> None:
     origin, count = Origin(None, None, "same", False), 5_000
     keys = [new_key() for _ in range(count)]
     tracemalloc.start()
@@ -138,8 +138,24 @@ def test_a_result_takes_a_hundred_bytes_and_a_member_sixteen() -> None:
         both, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert plain / count < 110 and (both - plain) / count < 25
+    assert plain / count < 92 and (both - plain) / count < 25
     assert members == results
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        bytes(16),
+        b"\xff" * 16,
+        bytes.fromhex("7ff0000000000001fff0000000000001"),
+        bytes([0, 1] * 8),
+        new_key(),
+    ],
+    ids=["zeros", "ones", "two numbers that are none", "a small number", "a fresh id"],
+)
+def test_a_result_keeps_every_bit_of_its_key(key: bytes) -> None:
+    result: Any = AsyncResult.sent(key, Origin(None, None, "same", False))
+    assert result.key == key == AsyncResult(result.id).key
 
 
 def test_waiting_for_many_takes_a_few_bytes_for_each(

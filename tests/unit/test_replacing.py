@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, Task, chain, context, message
+from celeriac import Celeriac, Task, chain, chord, context, message
 from celeriac.context import Request
 from celeriac.exceptions import Ignore, ImproperlyConfigured
 from celeriac.message import Message
-from celeriac.outcome import IGNORED
+from celeriac.outcome import IGNORED, Success
 from celeriac.workflow import follow
 
 
@@ -115,3 +115,20 @@ def test_an_eager_task_is_replaced_in_place(app: Celeriac, add: Any) -> None:
         return self.replace(add.s(2, 3) | add.s(4))
 
     assert one.apply().get() == 9
+
+
+def test_the_join_of_a_chord_is_opened_when_the_run_ends(app: Celeriac, first: Any, add: Any) -> None:
+    request = Request(first.call_for((), {}, {}).message)
+    with context.running(first, request), pytest.raises(Ignore):
+        first.replace(chord((add.s(number) for number in range(3)), add.si(0)))
+    [join] = request.opened
+    assert (join.size, app.backend.grow_join(join.key)) == (3, None)
+    follow.follow_ups(first, request, IGNORED)
+    assert request.opened == [join]
+
+
+def test_the_join_of_a_next_step_is_opened_by_the_settlement(app: Celeriac, add: Any) -> None:
+    request = Request(add.call_for((1,), {}, {"chain": [chord([add.s(1), add.s(2)], add.si(0))]}).message)
+    calls = follow.follow_ups(add, request, Success(2))
+    [join] = request.opened
+    assert (len(calls), join.size, app.backend.grow_join(join.key)) == (2, 2, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import socket
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -318,13 +317,11 @@ def test_a_coroutine_is_told_that_nothing_is_kept(app: Celeriac) -> None:
         lambda _, many: many.app.GroupResult.restore(many.id),
     ],
 )
-def test_nobody_is_told_none_by_a_store_that_is_away(ask: Any) -> None:
+def test_nobody_is_told_none_by_a_store_that_is_away(ask: Any, closed_port: int) -> None:
     options = {"socket_connect_timeout": 0.2, "socket_timeout": 0.2}
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
     app = Celeriac(
         "proj",
-        broker=f"redis://127.0.0.1:{port}/0",
+        broker=f"redis://127.0.0.1:{closed_port}/0",
         broker_transport_options=options,
         task_ignore_result=False,
     )

@@ -9,6 +9,8 @@ import pytest
 
 from celeriac import Celeriac, routing
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
+from celeriac.wire import WorkerOptions
+from celeriac.worker.template import queues_of
 
 
 def conf(**settings: Any) -> Any:
@@ -69,3 +71,41 @@ def test_an_undeclared_queue_is_refused_when_queues_are_closed() -> None:
 def test_a_route_that_cannot_be_read_is_told() -> None:
     with pytest.raises(ImproperlyConfigured, match="a route is the name of a queue"):
         routing.route("x", None, conf(task_routes={"x": 3}))
+
+
+class MyRouter:
+    """As Celery's guide writes one."""
+
+    def route_for_task(self, task: str, args: Any = None, kwargs: Any = None) -> Any:
+        return (
+            {"queue": "routed", "exchange": "routed", "routing_key": "x"} if task == "proj.compress" else None
+        )
+
+
+@pytest.mark.parametrize("router", [MyRouter(), MyRouter, f"{__name__}.MyRouter", f"{__name__}:MyRouter"])
+def test_a_router_is_a_class_its_instance_or_its_name(router: Any) -> None:
+    routes = conf(task_routes=(router, {"celery.ping": "pings"}))
+    assert routing.route("proj.compress", None, routes) == "routed"
+    assert routing.route("celery.ping", None, routes) == "pings"
+
+
+def test_a_worker_takes_from_no_undeclared_queue_when_queues_are_closed() -> None:
+    closed = conf(task_queues=["video", "image"], task_create_missing_queues=False)
+    options = WorkerOptions(app="x", queues=("celery", "image"))
+    assert queues_of(closed, options, "one") == ("celery", "image")
+    with pytest.raises(ImproperlyConfigured, match="Did you mean 'video'"):
+        queues_of(closed, WorkerOptions(app="x", queues=("vidoe",)), "one")
+    assert queues_of(conf(), WorkerOptions(app="x", queues=("vidoe",)), "one") == ("vidoe",)
+
+
+def test_workers_read_where_they_are_told() -> None:
+    def places(**settings: Any) -> list[str]:
+        with Celeriac("places", set_as_current=False, **settings) as app:
+            assert (app.reader is app.broker) == (app.reader.place == app.broker.place)
+            return [app.broker.place, app.reader.place]
+
+    one, two = "memory://one", "memory://two"
+    assert places(broker=one) == ["memory:one", "memory:one"]
+    assert places(broker=one, broker_read_url=two) == ["memory:one", "memory:two"]
+    assert places(broker=one, broker_write_url=two) == ["memory:two", "memory:one"]
+    assert places(broker=one, broker_read_url=two, broker_write_url=two) == ["memory:two", "memory:two"]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from celeriac import pools
 from celeriac.supervisor import scaling
-from celeriac.supervisor.scaler import available_memory
 from celeriac.supervisor.scaling import Bounds, Load, Scale
 
 STEP = 0.5
@@ -141,15 +138,3 @@ def test_what_may_run_at_once_becomes_processes_and_slots(pool, concurrency, exp
 
 def test_a_least_of_none_is_one_process_that_listens():
     assert pools.range_of("prefork", None, 0, 10) == (1, 10, 1)
-
-
-def test_the_memory_of_a_container_counts_where_it_is_less_than_the_machines(tmp_path: Path):
-    (tmp_path / "meminfo").write_text("MemTotal:  1000 kB\nMemFree:  100 kB\nMemAvailable:  400 kB\n")
-    assert available_memory(str(tmp_path), str(tmp_path)) == (400 * 1024, 1000 * 1024)
-    (tmp_path / "memory.max").write_text("300000\n")
-    (tmp_path / "memory.current").write_text("200000\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 50000\n")
-    assert available_memory(str(tmp_path), str(tmp_path)) == (150000, 300000)
-    (tmp_path / "memory.max").write_text("max\n")
-    assert available_memory(str(tmp_path), str(tmp_path)) == (400 * 1024, 1000 * 1024)
-    assert available_memory(str(tmp_path / "none"), str(tmp_path / "none")) is None

@@ -174,8 +174,8 @@ def test_secrets_are_masked_however_deep_they_lie() -> None:
         }
     )
     assert shown == {
-        "a": [{"password": "***", "url": "redis://:***@h"}],
-        "sentinel_kwargs": {"PASSWORD": "***"},
+        "a": [{"password": "********", "url": "redis://:********@h"}],
+        "sentinel_kwargs": {"PASSWORD": "********"},
     }
 
 

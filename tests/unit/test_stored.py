@@ -34,8 +34,14 @@ def there_and_back(record: Stored, serializer: str = "msgpack", **options: Any) 
     return stored.decode(stored.encode(record, serializer, accept, **options), accept)
 
 
-def test_a_small_result_takes_at_most_twenty_bytes() -> None:
-    assert len(stored.encode(Stored(states.SUCCESS, 42, 1.5))) <= 20
+@pytest.mark.parametrize("value", [None, True, 42, 4_000_000_000, -1_000_000_000, "abcde"])
+def test_a_small_result_takes_at_most_twelve_bytes(value: Any) -> None:
+    assert len(stored.encode(Stored(states.SUCCESS, value, 1_795_262_248.944))) <= 12
+
+
+@pytest.mark.parametrize("at", [None, 12.5, 1_577_836_800.5, 1_795_262_248.944, 2_677_348_427.776, 4e9])
+def test_the_time_of_a_small_result_comes_back(at: float | None) -> None:
+    assert there_and_back(Stored(states.SUCCESS, 42, at)).date_done == at
 
 
 @pytest.mark.parametrize(
@@ -103,7 +109,7 @@ def test_reading_never_imports() -> None:
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x01", b"\x01\x03", b"\x02\x03\x90", b"\x01\x40\x91\x01", b"\x01\x03\xc1"]
+    "data", [b"", b"\x01", b"\x01\x03", b"\x02\x03\x90", b"\x03\x00", b"\x01\x40\x91\x01", b"\x01\x03\xc1"]
 )
 def test_garbage_is_told(data: bytes) -> None:
     with pytest.raises(BackendGetMetaError):

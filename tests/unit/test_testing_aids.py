@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,11 +14,20 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, chain, clock, context, signals
+from celeriac import Celeriac, chain, clock, context, signals, states
 from celeriac.contrib.testing.app import TestApp, setup_default_app
 from celeriac.contrib.testing.inline import inline_worker
+from celeriac.contrib.testing.tasks import ping
 from celeriac.contrib.testing.worker import start_worker
-from celeriac.exceptions import EncodeError, ImproperlyConfigured, TimeLimitExceeded, UnknownOption
+from celeriac.exceptions import (
+    EncodeError,
+    ImproperlyConfigured,
+    TaskRevokedError,
+    TimeLimitExceeded,
+    UnknownOption,
+)
+from celeriac.testing.stand import until
+from celeriac.worker import state
 
 
 @pytest.fixture
@@ -140,14 +152,18 @@ def test_a_worker_in_a_thread_runs_tasks(app: Celeriac, ran: list[Any], broker: 
 
 
 def test_time_limits_hold_in_a_thread(app: Celeriac) -> None:
+    over = threading.Event()
+
     @app.task(name="naps", time_limit=0.2)
     def naps() -> None:
-        until = time.monotonic() + 0.5
-        while time.monotonic() < until:
+        until = time.monotonic() + 20
+        while not over.is_set() and time.monotonic() < until:
             pass
 
-    with start_worker(app), pytest.raises(TimeLimitExceeded):
-        naps.delay().get(timeout=10)
+    with start_worker(app):
+        with pytest.raises(TimeLimitExceeded):
+            naps.delay().get(timeout=30)
+        over.set()
 
 
 def test_a_worker_in_a_thread_tells_its_life(app: Celeriac) -> None:
@@ -167,6 +183,116 @@ def test_a_worker_in_a_thread_tells_its_life(app: Celeriac) -> None:
         "worker_init", "worker_process_init", "worker_ready", "worker_shutting_down", "worker_process_shutdown",
         "worker_shutdown",
     ]  # fmt: skip
+
+
+@pytest.fixture
+def remote(app: Celeriac, tmp_path: Path) -> Celeriac:
+    """The application, with a broker that tells who listens."""
+    app.conf.broker_url = f"sqlite:///{tmp_path}/queue.sqlite"
+    return app
+
+
+def test_a_worker_in_a_thread_answers_whoever_asks(remote: Celeriac, ran: list[Any]) -> None:
+    inspect = remote.control.inspect(timeout=10, limit=1)
+    with start_worker(remote, hostname="me@test"):
+        assert inspect.ping() == {"me@test": {"ok": "pong"}}
+        remote.tasks["note"].delay(1).get(timeout=10)
+        # The result is there a moment before the run is counted and its slot is free.
+        until(lambda: (inspect.stats() or {})["me@test"]["total"].get("note") == 1, "the run is counted")
+        until(lambda: inspect.active() == {"me@test": []}, "nothing runs")
+        stats = (inspect.stats() or {})["me@test"]
+        assert (stats["pid"], stats["pool"]["processes"]) == (os.getpid(), [os.getpid()])
+        assert stats["pool"]["max-concurrency"] == 1
+        assert [line for line in (inspect.registered() or {})["me@test"] if line.startswith("note")]
+        assert inspect.reserved() == {"me@test": []}
+    assert remote.control.inspect(timeout=0.1).ping() is None
+
+
+def test_a_worker_in_a_thread_hears_what_is_revoked(remote: Celeriac) -> None:
+    begun, never = threading.Event(), threading.Event()
+
+    @remote.task(name="waits")
+    def waits() -> None:
+        begun.set()
+        while True:
+            never.wait(0.01)
+
+    with start_worker(remote, hostname="me@test"):
+        result = waits.delay()
+        assert begun.wait(10)
+        active = (remote.control.inspect(timeout=10, limit=1).active() or {})["me@test"]
+        assert [one["id"] for one in active] == [result.id]
+        remote.control.revoke(result.id, terminate=True)
+        with pytest.raises(TaskRevokedError):
+            result.get(timeout=10)
+
+
+def test_a_worker_in_a_thread_knows_what_is_revoked_by_stamps(remote: Celeriac, ran: list[Any]) -> None:
+    with start_worker(remote, hostname="me@test"):
+        remote.control.revoke_by_stamped_headers({"batch": "may"}, reply=True, timeout=10, limit=1)
+        # It knows of it a moment after it has answered, and then for good.
+        state = ""
+        while state != states.REVOKED:
+            late = remote.tasks["note"].apply_async(("may",), stamped_headers=["batch"], batch="may")
+            late.get(timeout=10, propagate=False)
+            state = late.state
+        ran.clear()
+        late = remote.tasks["note"].apply_async(("may",), stamped_headers=["batch"], batch="may")
+        with pytest.raises(TaskRevokedError):
+            late.get(timeout=10)
+        assert remote.tasks["note"].delay(1).get(timeout=10) == 1
+    assert ran == [1]
+
+
+def test_a_worker_in_a_thread_is_stopped_from_afar(remote: Celeriac, ran: list[Any]) -> None:
+    with start_worker(remote, hostname="me@test"):
+        assert remote.control.shutdown(reply=True, timeout=10, limit=1) == [
+            {"me@test": {"ok": "shutting down"}}
+        ]
+        # It answers a moment before it stops.
+        until(
+            lambda: "celeriac-test-worker" not in {one.name for one in threading.enumerate()},
+            "it has stopped",
+        )
+        remote.tasks["note"].delay(1)
+    assert ran == []
+
+
+def test_what_a_worker_in_a_thread_knows_can_be_seen_beside_it(remote: Celeriac, ran: list[Any]) -> None:
+    begun, goes_on = threading.Event(), threading.Event()
+
+    @remote.task(name="waits")
+    def waits() -> None:
+        begun.set()
+        goes_on.wait(10)
+
+    assert list(state.all_total_count) == [0]
+    with start_worker(remote, perform_ping_check=False):
+        result = waits.delay()
+        assert begun.wait(10)
+        assert [one.id for one in state.active_requests] == [result.id] == list(state.requests)
+        assert [one.task for one in state.reserved_requests] == ["waits"]
+        assert result.id not in state.successful_requests
+        goes_on.set()
+        result.get(timeout=10)
+        while result.id not in state.successful_requests:
+            begun.wait()
+        while state.total_count["waits"] != 1:
+            begun.wait()
+        assert (state.total_count["note"], list(state.all_total_count)) == (0, [1])
+        remote.control.revoke("01890000-0000-7000-8000-000000000000")
+        while "01890000-0000-7000-8000-000000000000" not in state.revoked:
+            begun.wait()
+        remote.control.revoke_by_stamped_headers({"batch": "may"})
+        while "batch" not in state.revoked_stamps:
+            begun.wait()
+        assert list(state.revoked_stamps["batch"]) == ["may"]
+        state.revoked_stamps.clear()
+        assert (
+            remote.tasks["note"].apply_async((1,), stamped_headers=["batch"], batch="may").get(timeout=10)
+            == 1
+        )
+    assert not state.successful_requests and not state.total_count and not state.revoked
 
 
 def test_a_wrong_option_of_a_worker_is_an_error(app: Celeriac) -> None:
@@ -275,3 +401,16 @@ def test_the_fixtures_work_in_a_project_of_its_own(tmp_path: Path, program: str,
         cwd=tmp_path, capture_output=True, text=True,
     )  # fmt: skip
     assert f"{count} passed" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["manager", "mocks"])
+def test_what_celery_has_for_its_own_tests_says_what_to_use_instead(name: str) -> None:
+    with pytest.raises(ImportError, match="inline_worker"):
+        importlib.import_module(f"celeriac.contrib.testing.{name}")
+
+
+def test_a_ping_may_be_registered_by_hand(app: Celeriac) -> None:
+    app.set_current()
+    app.tasks.register(ping)
+    with start_worker(app):
+        assert app.tasks["celery.ping"].delay().get(timeout=10) == "pong"

@@ -53,13 +53,13 @@ def test_an_unencoded_password_is_refused_without_showing_it() -> None:
 @pytest.mark.parametrize(
     ("url", "shown"),
     [
-        ("redis://:hunter2@host:6379/0", "redis://:***@host:6379/0"),
-        ("amqp://me:hunter2@host//", "amqp://me:***@host//"),
-        ("redis://me:hunter2/x?#@y@host/0", "redis://me:***@host/0"),
-        ("redis://a:hunter2@h1;redis://b:hunter2@h2", "redis://a:***@h1;redis://b:***@h2"),
-        ("sentinel://:hunter2@h1:1;:hunter2@h2:2", "sentinel://:***@h2:2"),
-        ("postgresql://host/db?user=me&password=hunter2", "postgresql://host/db?user=me&password=***"),
-        ("redis://a?password=hunter2;redis://b/0?x=1", "redis://a?password=***;redis://b/0?x=1"),
+        ("redis://:hunter2@host:6379/0", "redis://:********@host:6379/0"),
+        ("amqp://me:hunter2@host//", "amqp://me:********@host//"),
+        ("redis://me:hunter2/x?#@y@host/0", "redis://me:********@host/0"),
+        ("redis://a:hunter2@h1;redis://b:hunter2@h2", "redis://a:********@h1;redis://b:********@h2"),
+        ("sentinel://:hunter2@h1:1;:hunter2@h2:2", "sentinel://:********@h2:2"),
+        ("postgresql://host/db?user=me&password=hunter2", "postgresql://host/db?user=me&password=********"),
+        ("redis://a?password=hunter2;redis://b/0?x=1", "redis://a?password=********;redis://b/0?x=1"),
         ("redis://host:6379/0", "redis://host:6379/0"),
         ("sqlite:////home/me@work/a:b.sqlite", "sqlite:////home/me@work/a:b.sqlite"),
         ("not a url", "not a url"),
@@ -73,7 +73,7 @@ def test_a_masked_url_shows_all_but_its_password(url: str, shown: str) -> None:
 def test_no_password_is_ever_shown(secret: str, encoded: bool) -> None:
     password = f"<{secret}>"
     url = f"redis://me:{quote(password, safe='') if encoded else password}@host/0"
-    assert mask_url(url) == "redis://me:***@host/0"
+    assert mask_url(url) == "redis://me:********@host/0"
 
 
 @given(st.text(min_size=6))
@@ -81,7 +81,7 @@ def test_a_parsed_url_gives_the_password_back_and_prints_none(secret: str) -> No
     password = f"<{secret}>"
     url = parse(f"redis://me:{quote(password, safe='')}@host/0?password={quote(password, safe='')}")
     assert url.password == password
-    assert repr(url) == str(url) == "redis://me:***@host/0?password=***"
+    assert repr(url) == str(url) == "redis://me:********@host/0?password=********"
 
 
 def test_a_list_of_urls_is_split_in_order() -> None:

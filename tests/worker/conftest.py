@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness import Site
-from tests import servers
+from tests import postgres, servers
 
 #: The brokers that every test of behaviour runs on.
-BROKERS = ("sqlite", "redis")
+BROKERS = ("sqlite", "redis", "postgres")
 #: Settings of the worker that many tests share, and of those who send to it.
 SHARED = {"accept_content": ["msgpack", "json", "yaml", "pickle"]}
 
@@ -19,8 +19,24 @@ SHARED = {"accept_content": ["msgpack", "json", "yaml", "pickle"]}
 def _url(name: str, request: pytest.FixtureRequest, folder: Path) -> str:
     if name == "sqlite":
         return f"sqlite:///{folder}/queue.sqlite"
+    if name == "postgres":
+        server, schema = request.getfixturevalue("postgres_url"), f"celeriac_test_{secrets.token_hex(6)}"
+        request.addfinalizer(lambda: postgres.drop(server, schema))
+        return postgres.with_schema(server, schema)
     server, prefix = request.getfixturevalue("redis_server"), request.getfixturevalue("redis_prefix")
     return servers.with_prefix(server, f"{prefix}-{secrets.token_hex(4)}:")
+
+
+@pytest.fixture
+def make_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """The URL of a new place on a broker of that kind."""
+
+    def make(kind: str) -> str:
+        folder = tmp_path / secrets.token_hex(4)
+        folder.mkdir()
+        return _url(kind, request, folder)
+
+    return make
 
 
 @pytest.fixture(params=BROKERS)

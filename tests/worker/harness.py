@@ -15,22 +15,35 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import workload
+from tests import processes
+from tests.ports import free_port
+from tests.processes import is_running
 
+from celeriac import urls
 from celeriac.async_result import AsyncResult
 from celeriac.brokers.contract import Broker, DeadLetter, QueueStats
 
 #: Seconds after which something that should have happened will not any more; long, for machines under load.
 WAIT = 30.0
+
+
+#: Rows where a transaction has written to a table of that schema and has not ended.
+_IS_WRITING = """
+    SELECT 1 FROM pg_locks JOIN pg_class ON pg_class.oid = relation JOIN pg_namespace ON pg_namespace.oid = relnamespace
+    WHERE nspname = %s AND mode LIKE '%%Exclusive%%' LIMIT 1
+"""
 
 
 class Site:
@@ -87,6 +100,25 @@ class Site:
         stats = self.stats(queue)
         return (stats.ready, stats.delayed, stats.running) == (0, 0, 0)
 
+    def is_held_up(self) -> bool:
+        """Whether somebody is in the middle of a write to the broker's database."""
+        where = urls.parse(self.url)
+        if where.scheme == "sqlite":
+            with contextlib.closing(
+                sqlite3.connect(self.folder / "queue.sqlite", isolation_level=None)
+            ) as other:
+                other.execute("PRAGMA busy_timeout = 0")
+                try:
+                    other.execute("BEGIN IMMEDIATE")
+                    other.execute("ROLLBACK")
+                except sqlite3.OperationalError:
+                    return True
+        if where.scheme == "postgresql":
+            with psycopg.connect(self.url.partition("?")[0]) as other:
+                # What its server still does without it comes to an end.
+                return any(other.execute(_IS_WRITING, [where.query["schema"]]).fetchall())
+        return False
+
     def wait_empty(self, queue: str = "celery") -> None:
         """Wait until everything has ended."""
         wait_until(lambda: self.is_empty(queue), lambda: self.told(queue))
@@ -99,8 +131,9 @@ class Site:
     def notes(self, result: AsyncResult | None = None, what: str | None = None) -> list[dict[str, Any]]:
         """What tasks have noted, in the order of writing: of one call, of one kind, or all."""
         with contextlib.suppress(FileNotFoundError):
-            lines = (self.folder / "notes").read_text().splitlines()
-            found = [json.loads(line) for line in lines]
+            # The last line may be read while it is written, where it passes the end of a page.
+            whole = (self.folder / "notes").read_text().rpartition("\n")[0]
+            found = [json.loads(line) for line in whole.splitlines()]
             return [
                 line for line in found
                 if (result is None or line["id"] == result.id) and (what is None or line["what"] == what)
@@ -161,8 +194,8 @@ class Worker:
     # -- looking --------------------------------------------------------------------------------------------
 
     def log(self) -> str:
-        """What it has written."""
-        return self.log_path.read_text(errors="replace")
+        """The lines that it has written; the last one may be read while it is."""
+        return "".join(self.log_path.read_text(errors="replace").rpartition("\n")[:2])
 
     def wait_log(self, text: str, timeout: float = WAIT) -> None:
         """Wait until it has written that."""
@@ -183,21 +216,40 @@ class Worker:
 
     def template(self) -> int:
         """The process that has imported the application."""
-        (template,) = _offspring(self.pid)
+        (template,) = processes.templates(self.pid)
         return template
 
     def children(self) -> list[int]:
         """The processes that run tasks."""
-        return _offspring(self.template())
+        return processes.children(self.pid)
 
     def tree(self) -> list[int]:
         """All its processes, the supervisor first."""
         found = [self.pid]
         for pid in found:
-            found += _offspring(pid)
+            found += processes.offspring(pid)
         return found
 
     # -- ending ---------------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[list[int]]:
+        """All its processes stand still, as where a machine sleeps: none of them in the middle of a write, in which it
+        would hold up everybody else on this machine. Which processes."""
+        pids = self.tree()
+        try:
+            until = time.monotonic() + WAIT
+            while True:
+                _signal_all(pids, signal.SIGSTOP)
+                if not self.site.is_held_up():
+                    break
+                assert time.monotonic() < until, (
+                    f"in the middle of a write whenever it is looked at:\n{self.log()}"
+                )
+                _signal_all(pids, signal.SIGCONT)
+            yield pids
+        finally:
+            _signal_all(pids, signal.SIGCONT)
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send the supervisor a signal."""
@@ -231,6 +283,11 @@ class Worker:
             wait_until(lambda: not any(map(is_running, pids)), lambda: f"still there: {pids}")
 
 
+def _signal_all(pids: list[int], number: signal.Signals) -> None:
+    for pid in pids:
+        os.kill(pid, number)
+
+
 def python_path(*first: Path) -> str:
     """Where a worker looks for modules: in these folders, in this one, and where this process was told to look."""
     return os.pathsep.join(
@@ -244,27 +301,6 @@ def wait_until(condition: Callable[[], Any], told: Callable[[], str] = str, time
     while not condition():
         assert time.monotonic() < until, f"not within {timeout:g} s: {told()}"
         time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def _offspring(pid: int) -> list[int]:
-    found: list[int] = []
-    for listing in Path(f"/proc/{pid}/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            found += [int(child) for child in listing.read_text().split()]
-    return [child for child in found if is_running(child)]
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
 
 
 class Probe:
@@ -297,10 +333,12 @@ class Probe:
 
     def raw(self, data: bytes, *, end: bool = False) -> bytes:
         """Everything that is answered to these bytes."""
-        with socket.create_connection(("127.0.0.1", self.port), 10) as conn:
-            conn.sendall(data)
-            if end:
-                conn.shutdown(socket.SHUT_WR)
+        with socket.create_connection(("127.0.0.1", self.port), WAIT) as conn:
+            # Who is not listened to any more may find that out while he still speaks.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                conn.sendall(data)
+                if end:
+                    conn.shutdown(socket.SHUT_WR)
             with contextlib.suppress(ConnectionResetError):
                 return b"".join(iter(lambda: conn.recv(65536), b""))
             return b""

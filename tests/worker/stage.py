@@ -14,6 +14,8 @@ import time
 from pathlib import Path
 
 STANDIN = Path(__file__).with_name("standin.py")
+#: Seconds after which something that should have happened will not any more; long, for machines under load.
+WAIT = 30.0
 
 
 class Stage:
@@ -42,7 +44,7 @@ class Stage:
                 stderr=stderr, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
 
-    def wait(self, event: str, timeout: float = 10.0, **fields) -> dict:
+    def wait(self, event: str, timeout: float = WAIT, **fields) -> dict:
         """The next report of that event and with these fields."""
         until = time.monotonic() + timeout
         while True:
@@ -94,7 +96,7 @@ class Stage:
         self.process.send_signal(number)
         return now
 
-    def exit_code(self, timeout: float = 10.0) -> int:
+    def exit_code(self, timeout: float = WAIT) -> int:
         """How the supervisor ends."""
         return self.process.wait(timeout)
 
@@ -103,16 +105,8 @@ class Stage:
         if self.process:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(10)
+            self.process.wait(WAIT)
         for conn in self.buffers:
             conn.close()
         self.server.close()
         self.selector.close()
-
-
-def is_running(pid: int) -> bool:
-    """Whether the process is there and no zombie."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False

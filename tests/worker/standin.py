@@ -161,6 +161,7 @@ def supervise() -> int:
     ):  # fmt: skip
         events.BUS.listen(kind, tell)
     options = msgspec.convert(json.loads(sys.argv[2]), wire.WorkerOptions)
+    main._TICK = float(os.environ.get("CELERIAC_STAGE_TICK", main._TICK))
     code = main.run(options, (sys.executable, __file__, "template"))
     report(stage, event="modules", names=sorted(sys.modules))
     return code

@@ -29,7 +29,7 @@ from celeriac.exceptions import (
 )
 
 #: Seconds that a send may take beyond `broker_publish_timeout` on a loaded machine.
-SLACK = 1.0
+SLACK = 4.0
 
 
 def assert_unavailable(url: str, timeout: float, match: str | None = None, times: int = 1) -> None:
@@ -50,12 +50,6 @@ def listener(backlog: int = 100) -> Iterator[tuple[socket.socket, str]]:
     """A server that takes connections and never answers."""
     with socket.create_server(("127.0.0.1", 0), backlog=backlog) as server:
         yield server, f"redis://127.0.0.1:{server.getsockname()[1]}/0"
-
-
-@pytest.fixture
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
 
 
 def test_a_send_to_a_broker_that_is_not_there_fails_in_time_and_says_where(closed_port: int):
@@ -321,7 +315,7 @@ def test_what_is_no_message_is_a_dead_letter_with_its_bytes(site: Site, flags: t
     assert "version 2" in details[bad["of a later version"]]
     assert "pickle" in details[bad["a call in pickle"]]
     assert not (site.folder / "exploded").exists()
-    assert "Can't decode message" in worker.log()
+    worker.wait_log("Can't decode message")
     site.wait_empty()
     assert worker.stop() == 0
 
@@ -334,7 +328,7 @@ def test_a_task_that_does_not_exist_is_a_dead_letter_after_its_grace(site: Site)
     (letter,) = site.wait_dead()
     assert letter.reason == "unknown task" and "workload.no_such_task" in letter.detail
     assert message.decode(letter.data).id == result.id
-    assert "Received unregistered task of type 'workload.no_such_task'" in worker.log()
+    worker.wait_log("Received unregistered task of type 'workload.no_such_task'")
 
 
 def test_a_task_that_only_new_workers_know_waits_for_them(site: Site):
@@ -343,7 +337,7 @@ def test_a_task_that_only_new_workers_know_waits_for_them(site: Site):
     old.wait_log("put back for other workers")
     site.worker("-c", "1")
     # Neither does the old one take it again and again, although it is the first to look.
-    assert result.get(timeout=12) == 3
+    assert result.get(timeout=WAIT) == 3
     assert site.stats().dead == 0
 
 

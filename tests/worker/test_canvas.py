@@ -78,7 +78,9 @@ def test_a_failed_member_fails_the_body_once_and_calls_its_error_callback(shared
         result.get(timeout=WAIT)
     assert result.state == states.FAILURE
     assert isinstance(result.result, ChordError)
-    wait_until(lambda: len(shared.notes(None, f"error of {result.id}")) == 1, "the callback is called")
+    wait_until(
+        lambda: len(shared.notes(None, f"error of {result.id}")) == 1, lambda: "the callback is called"
+    )
 
 
 @pytest.mark.parametrize("kind", ["chord", "group", "chain"])
@@ -156,6 +158,7 @@ def test_map_starmap_and_chunks(shared: Site):
     assert add.chunks(((i, i) for i in range(5)), 2).apply_async().get(timeout=WAIT) == [[0, 2], [4, 6], [8]]
 
 
+@pytest.mark.timeout(240)
 def test_a_thousand_steps_and_ten_thousand_members_finish(shared: Site):
     whole = chain(sig(shared, "add", 0, 0), *(sig(shared, "add", 1) for _ in range(999)))
     many = chord(

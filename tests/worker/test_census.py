@@ -50,6 +50,10 @@ def test_the_demo_prints_the_same_on_redis(plain_tables: str, redis_url: str) ->
     assert census("--broker", redis_url, "--limit", str(LIMIT)).stdout == plain_tables
 
 
+def test_the_demo_prints_the_same_on_postgresql(plain_tables: str, postgres_place: str) -> None:
+    assert census("--broker", postgres_place, "--limit", str(LIMIT)).stdout == plain_tables
+
+
 def test_the_broker_may_be_named_in_the_environment(plain_tables: str, redis_url: str) -> None:
     done = census("--limit", str(LIMIT), CELERIAC_BROKER_URL=redis_url)
     assert done.stdout == plain_tables

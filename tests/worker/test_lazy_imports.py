@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from harness import WAIT, wait_until
+from tests import processes
 
 from celeriac import Celeriac, task_modules
 from celeriac.exceptions import WorkerLostError
@@ -89,7 +90,7 @@ def test_only_what_is_asked_for_is_imported(proj: Proj, flags: tuple[str, ...]) 
     proj.start(*flags)
     assert proj.call("proj.loaded", NAMES)[1] == []
     assert proj.call("thumbs.make", 21) == 42
-    wait_until(lambda: proj.call("proj.loaded", NAMES)[1] == ["thumbs"], "only that one is loaded")
+    wait_until(lambda: proj.call("proj.loaded", NAMES)[1] == ["thumbs"], lambda: "only that one is loaded")
     assert set(proj.imports()) == {"thumbs"}
     assert proj.call("post.send", 1) == 2
     assert set(proj.imports()) == {"thumbs", "mails"}
@@ -99,12 +100,25 @@ def test_later_children_share_what_an_earlier_one_needed(proj: Proj) -> None:
     proj.start("-c", "1")
     first = proj.call("proj.loaded", NAMES)[0]
     assert proj.call("thumbs.make", 1) == 2
-    wait_until(lambda: proj.call("proj.loaded", NAMES)[0] != first, "the child is replaced")
-    wait_until(lambda: proj.imports() == ["thumbs", "thumbs"], "a child and the template have imported it")
+    wait_until(lambda: proj.call("proj.loaded", NAMES)[0] != first, lambda: "the child is replaced")
+    wait_until(
+        lambda: proj.imports() == ["thumbs", "thumbs"], lambda: "a child and the template have imported it"
+    )
     os.kill(proj.call("proj.loaded", NAMES)[0], signal.SIGKILL)
     assert proj.call("proj.loaded", NAMES)[1] == ["thumbs"]
     assert proj.call("thumbs.make", 2) == 4
     assert proj.imports() == ["thumbs", "thumbs"]
+
+
+def test_a_template_that_was_let_go_comes_back_with_what_was_needed(proj: Proj) -> None:
+    proj.start("-c", "1", "worker_template_keepalive=0")
+    first = proj.call("proj.loaded", NAMES)[0]
+    assert proj.call("thumbs.make", 1) == 2 and proj.process is not None
+    supervisor = proj.process.pid
+    wait_until(lambda: not processes.templates(supervisor), "the template has ended")
+    os.kill(processes.children(supervisor)[0], signal.SIGKILL)
+    second, loaded = proj.call("proj.loaded", NAMES)
+    assert second != first and loaded == ["thumbs"]
 
 
 def test_a_broken_module_fails_its_own_tasks_and_no_others(proj: Proj) -> None:
@@ -113,7 +127,7 @@ def test_a_broken_module_fails_its_own_tasks_and_no_others(proj: Proj) -> None:
         proj.call("broken.never")
     assert proj.call("thumbs.make", 3) == 6
     assert [letter.reason for letter in proj.app.broker.dead("celery")] == ["import failed"]
-    assert "the task module broken cannot be imported" in proj.log()
+    wait_until(lambda: "the task module broken cannot be imported" in proj.log(), proj.log)
 
 
 @pytest.mark.parametrize("flags", [("-c", "1"), ("-P", "threads", "-c", "4")], ids=["prefork", "threads"])
@@ -122,8 +136,11 @@ def test_whatever_breaks_in_a_module_no_other_pays_for_it(proj: Proj, flags: tup
     with (proj.folder / "thumbs.py").open("a") as file:
         file.write("import no_such_library\n")
     proj.start(*flags, "task_unknown_grace=0")
+    first = proj.call("proj.loaded", NAMES)[0]
     # What a module with a slip declares cannot be read, so that it is asked before `computed` is.
     assert proj.call("computed.a") == "computed"
+    # Which modules are broken each process finds out for itself, and this one is replaced for what it has imported.
+    wait_until(lambda: proj.call("proj.loaded", NAMES)[0] != first, lambda: "the child is replaced")
     with pytest.raises(Exception, match=r"module 'broken' cannot be imported.*SyntaxError"):
         proj.call("broken.never")
     # Its task was declared before the line that fails; it does not run in half of a module, now or later.

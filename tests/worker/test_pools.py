@@ -16,7 +16,8 @@ def test_a_pool_runs_as_many_at_once_as_it_says(site: Site, pool: str, processes
     results = [site.send("holds", "gate") for _ in range(4)]
     wait_until(lambda: len(site.notes(what="start")) == 3, site.told)
     assert len({note["pid"] for note in site.notes(what="start")}) == processes
-    assert site.stats().ready + site.stats().running == 4
+    stats = site.stats()
+    assert stats.ready + stats.running == 4
     site.open("gate")
     for result in results:
         result.get(timeout=WAIT)
@@ -105,18 +106,13 @@ def test_a_multiplier_says_how_many_messages_wait_in_a_worker(site: Site):
 
 def test_a_hangup_reloads_the_application_and_loses_nothing(site: Site):
     worker = site.worker("-c", "2")
-    before = worker.children()
+    before = worker.tree()
     running = site.send("holds", "gate")
     site.wait_note(running, "start")
     worker.send_signal(signal.SIGHUP)
     site.open("gate")
     running.get(timeout=WAIT)
-    wait_until(lambda: len(worker_children(worker) - set(before)) == 2, worker.log)
+    # Nothing is left of what there was, and two new children are there.
+    wait_until(lambda: len(worker.children()) == 2 and not set(worker.tree()[1:]) & set(before), worker.log)
     assert site.send("add", 1).get(timeout=WAIT) == 2
     assert len(site.notes(running, "start")) == 1
-
-
-def worker_children(worker) -> set[int]:
-    """The children of the newest template, while templates change."""
-    tree = worker.tree()
-    return set(tree[1:])

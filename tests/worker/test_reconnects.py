@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -12,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from harness import WAIT, Site, Worker, wait_until
+from tests.postgres import PrivatePostgres
 from tests.servers import PrivateRedis
 
 from celeriac.async_result import AsyncResult
@@ -35,10 +34,32 @@ def test_a_worker_waits_for_a_broker_that_is_not_there_yet(fragile: Site, privat
     assert worker.stop() == 0
 
 
+def test_a_server_that_may_delete_what_it_keeps_is_told_of(fragile: Site, private_redis: PrivateRedis):
+    with private_redis.client() as client:
+        client.call("CONFIG", "SET", "maxmemory", 100_000_000, "maxmemory-policy", "allkeys-lru")
+    worker = fragile.worker("-c", "1")
+    worker.wait_log("maxmemory-policy is allkeys-lru: at 100,000,000 bytes")
+    assert worker.stop() == 0
+
+
 @pytest.mark.parametrize("end", [PrivateRedis.stop, PrivateRedis.kill], ids=["shutdown", "power cut"])
 def test_a_broker_that_restarts_loses_no_task(
     fragile: Site, private_redis: PrivateRedis, end: Callable[[PrivateRedis], None]
 ):
+    survives_a_restart(fragile, lambda: end(private_redis), private_redis.start)
+
+
+@pytest.mark.parametrize("end", [PrivatePostgres.stop, PrivatePostgres.kill], ids=["shutdown", "power cut"])
+def test_a_postgresql_server_that_restarts_loses_no_task(
+    private_postgres: PrivatePostgres, tmp_path: Path, end: Callable[[PrivatePostgres], None]
+):
+    site = Site(tmp_path, private_postgres.url)
+    survives_a_restart(site, lambda: end(private_postgres), private_postgres.start)
+    site.close()
+
+
+def survives_a_restart(fragile: Site, end: Callable[[], None], start: Callable[[], None]) -> None:
+    """Nothing is lost, and nothing runs twice, when the server ends while a worker runs."""
     results = [fragile.send("plain", n) for n in range(300)]
     slow = [fragile.send("holds", "gate") for _ in range(2)]
     results += [fragile.send("plain", n) for n in range(300, 400)]
@@ -47,12 +68,12 @@ def test_a_broker_that_restarts_loses_no_task(
     )  # busy children do not look: the supervisor does, soon
     for result in slow:
         fragile.wait_note(result, "start")
-    end(private_redis)
+    end()
     worker.wait_log("Cannot connect to")
     fragile.open("gate")
     for result in slow:
         fragile.wait_note(result, "end")
-    private_redis.start()
+    start()
     back_at = time.monotonic()
     fragile.wait_empty()
     assert time.monotonic() - back_at < 5.0 + 5.0
@@ -158,17 +179,11 @@ def overtake(site: Site, task: str) -> tuple[Worker, AsyncResult, int]:
     paused = site.worker("-c", "1", worker_lease=1.0)
     result = site.send(task, "gate")
     first = site.wait_note(result, "start")
-    pids = paused.tree()
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
+    with paused.paused():
         site.worker("-c", "1", worker_lease=1.0)
         again = site.wait_note(result, "start", 2)
         site.open("gate")
         assert result.get(timeout=WAIT) == again["pid"] != first["pid"]
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
     paused.wait_log("its end was refused")
     return paused, result, again["pid"]
 
@@ -187,3 +202,18 @@ def test_a_worker_that_was_paused_writes_no_state_over_anothers_end(site: Site):
     assert len(site.notes(result, "said")) == 2
     late = site.app.AsyncResult(result.id)
     assert (late.state, late.result) == ("SUCCESS", pid)
+
+
+def test_a_worker_behind_a_pooler_asks_for_what_it_is_not_told(postgres_pooled: str, tmp_path: Path):
+    site = Site(tmp_path, postgres_pooled)
+    worker = site.worker("-c", "4", worker_lease=3.0)
+    assert [site.send("add", n, 1).get(timeout=WAIT) for n in range(3)] == [1, 2, 3]
+    results = [site.send("plain", n) for n in range(300)]
+    held = site.send("holds", "gate")
+    site.wait_note(held, "start")
+    held.revoke(terminate=True)
+    site.wait_empty()
+    assert {note["id"] for note in site.notes(what="plain")} == {result.id for result in results}
+    assert held.state == "REVOKED"
+    assert worker.stop() == 0
+    site.close()

@@ -81,9 +81,9 @@ def test_a_process_for_each_task_runs_no_more_at_once_than_the_concurrency(site:
 @POOLS
 def test_above_a_memory_limit_a_child_is_replaced_when_its_task_has_ended(site: Site, pool: tuple[str, ...]):
     worker = growing(site, *pool, "--max-memory-per-child", "150000")
+    before = set(worker.children())
     result = grow(site, 200, "gate")
     old = site.wait_note(result, "grown")["pid"]
-    before = set(worker.children())
     wait_until(lambda: set(worker.children()) - before, site.told)
     if "-P" in pool:
         worker.wait_log(f"(pid {old}) is recycled: memory: ")

@@ -136,7 +136,7 @@ def test_a_result_can_be_forgotten(shared: Site):
 
 
 def test_results_expire(site: Site):
-    site.worker("-c", "1", result_expires=1.0)
+    site.worker("-c", "1", result_expires=3.0)
     result = site.send("add", 1, 2)
     assert result.get(timeout=WAIT) == 3
     wait_until(lambda: site.app.AsyncResult(result.id).state == states.PENDING, site.told)

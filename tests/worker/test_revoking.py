@@ -59,7 +59,7 @@ def test_what_waits_ends_at_once_with_all_workers_down(site: Site):
     assert other.get(timeout=WAIT) == 4
     site.wait_empty()
     assert site.notes(ready) == site.notes(delayed) == []
-    assert worker.log().count("Discarding revoked task") == 2
+    wait_until(lambda: worker.log().count("Discarding revoked task") == 2, worker.log)
     assert ready.state == delayed.state == states.REVOKED and site.stats().dead == 0
 
 
@@ -270,7 +270,7 @@ def test_neighbours_in_other_processes_hear_nothing(site: Site):
     refuse(result, "terminated")
     site.open("gate")
     assert neighbour.get(timeout=WAIT) != site.notes(result, "start")[0]["pid"]
-    assert "revoked with terminate" in worker.log()
+    worker.wait_log("revoked with terminate")
 
 
 @pytest.fixture

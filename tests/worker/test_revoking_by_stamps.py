@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from typing import Any
 
 import pytest
 from harness import WAIT, Site, wait_until
 
-from celeriac import states
+from celeriac import bans, states
 from celeriac.async_result import AsyncResult
 from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError
 from celeriac.workflow.chain import chain
@@ -50,12 +51,19 @@ def test_what_waits_ends_at_once_with_all_workers_down_and_the_rest_runs(site: S
     assert not any(site.notes(result) for result in (*ready, several, late))
 
 
+def test_it_holds_for_what_is_sent_right_behind_it(site: Site):
+    site.worker("-c", "2")
+    assert site.send("add", 1, 2).get(timeout=WAIT) == 3
+    # As a worker sees it whose notice is still on its way.
+    site.app.broker.ban(bans.encode(bans.of_headers({"batch": "may"})), 60.0)
+    assert all(is_refused(stamped(site, "add", n, batch="may")) for n in range(5))
+    assert stamped(site, "add", 2, batch="june").get(timeout=WAIT) == 3
+
+
 def test_it_holds_for_what_comes_later_and_over_restarts(site: Site):
     worker = site.worker("-c", "2")
     site.app.control.revoke_by_stamped_headers({"batch": ["may", 6]})
-    for batch in ("may", 6):
-        # A worker knows of it a moment later.
-        wait_until(lambda batch=batch: ended(stamped(site, "add", 1, batch=batch)) == states.REVOKED)
+    assert all(is_refused(stamped(site, "add", 1, batch=batch)) for batch in ("may", 6))
     assert stamped(site, "add", 2, batch="7").get(timeout=WAIT) == 3
     worker.stop()
     again = stamped(site, "add", 1, batch="may")
@@ -91,3 +99,18 @@ def test_what_is_held_does_not_start_and_what_runs_is_terminated(site: Site, poo
 def test_no_stamp_is_an_error_that_says_so(site: Site):
     with pytest.raises(ImproperlyConfigured, match="which stamps"):
         site.app.control.revoke_by_stamped_headers({})
+
+
+def test_workers_reply_in_celerys_words(sqlite_site: Site):
+    sqlite_site.worker("-c", "1", "-n", "w1@test")
+    wait_until(lambda: sqlite_site.app.control.ping(timeout=WAIT, limit=1))
+    revoke = partial(
+        sqlite_site.app.control.revoke_by_stamped_headers,
+        {"batch": ["may"]},
+        reply=True,
+        timeout=WAIT,
+        limit=1,
+    )
+    told = "headers {'batch': ['may']} flagged as revoked, but not terminated"
+    assert revoke() == [{"w1@test": {"ok": told}}]
+    assert revoke(terminate=True) == [{"w1@test": {"ok": "headers {'batch': ['may']} revoked"}}]

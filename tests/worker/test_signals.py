@@ -13,7 +13,9 @@ from harness import WAIT, Site, Worker, wait_until
 def told(site: Site, *names: str, pid: int | None = None) -> list[dict[str, Any]]:
     """What receivers have written down, in that order: of these signals, of one process, or all."""
     path = site.folder / "told"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    # The last line may be read while it is written, where it passes the end of a page.
+    whole = path.read_text().rpartition("\n")[0] if path.exists() else ""
+    lines = [json.loads(line) for line in whole.splitlines()]
     return [
         line for line in lines
         if (not names or line["signal"] in names) and (pid is None or line["pid"] == pid)
@@ -164,6 +166,8 @@ def test_a_worker_that_loads_its_application_anew_begins_a_new_life(sqlite_site:
     worker.send_signal(signal.SIGHUP)
     wait_told(sqlite_site, "worker_ready", 2)
     assert len({line["pid"] for line in told(sqlite_site, "worker_init", "worker_ready")}) == 2
+    # The old application goes when its children have gone.
+    wait_told(sqlite_site, "worker_shutdown")
     assert worker.stop() == 0
     ended = [line["pid"] for line in told(sqlite_site, "worker_shutdown")]
     assert ended == [line["pid"] for line in told(sqlite_site, "worker_ready")]

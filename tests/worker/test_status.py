@@ -16,7 +16,7 @@ def status(site: Site, *flags: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "celeriac", "-b", site.url, "status", *flags],
         env={**os.environ, "PYTHONPATH": python_path()}, cwd=site.folder, capture_output=True, text=True, check=False,
-        timeout=WAIT,
+        timeout=2 * WAIT,
     )  # fmt: skip
 
 
@@ -25,7 +25,8 @@ def test_every_worker_says_how_it_is(site: Site):
     site.worker("-c", "2", "-Q", "mail")
     result = site.send("holds", "gate")
     site.wait_note(result, "start")
-    done = status(site)
+    patient = ("--timeout", str(WAIT), "-d")
+    done = status(site, *patient, "w1@test,w2@test")
     assert done.returncode == wire.EXIT_OK, done.stderr
     head, one, two = done.stdout.splitlines()
     assert head.split() == ["worker", "state", "pool", "size", "running", "done", "memory", "up", "queues"]
@@ -33,7 +34,7 @@ def test_every_worker_says_how_it_is(site: Site):
         "celery,letters"
     )
     assert two.split()[:6] == ["w2@test", "ready", "prefork", "2x1", "0", "0"] and two.endswith("mail")
-    (told,) = json.loads(status(site, "--json", "-d", "w1@test").stdout)
+    (told,) = json.loads(status(site, "--json", *patient, "w1@test").stdout)
     assert (
         told["condition"]["pid"] == first.pid
         and told["condition"]["children"][0]["runs"][0]["id"] == result.id

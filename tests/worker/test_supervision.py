@@ -138,8 +138,8 @@ def test_a_worker_that_cannot_take_ends_with_an_error_and_loses_nothing(
                             worker_shutdown_timeout=2.0)  # fmt: skip
     results = [fragile.send("holds", "gate") for _ in range(3)]
     wait_until(lambda: len(fragile.notes(what="start")) == 2, fragile.told)
-    private_redis.kill()
     killed_at = time.monotonic()
+    private_redis.kill()
     fragile.open("gate")
     assert worker.exit_code() == 69
     assert 1.0 <= time.monotonic() - killed_at

@@ -20,7 +20,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
-from celeriac import Celeriac, Task, context
+from celeriac import Broadcast, Celeriac, Task, context
 from celeriac.exceptions import Ignore, Reject, SoftTimeLimitExceeded, Terminated
 
 #: The folder in which tasks write notes and look for gates; set in a worker only.
@@ -317,6 +317,12 @@ def holds(self: Any, gate: str) -> int:
     wait_for_gate(gate)
     note("end", hostname=self.request.hostname)
     return os.getpid()
+
+
+@task()
+def about_arguments(text: str, gate: str, more: Any) -> None:
+    note("start")
+    wait_for_gate(gate)
 
 
 @task(acks_late=False)
@@ -677,7 +683,13 @@ def has_broken_hook() -> str:
 
 def make_app(broker: str, **settings: Any) -> Celeriac:
     """The application of the tasks above."""
+    broadcasts = settings.pop("broadcasts", {})
     app = Celeriac("workload", broker=broker, **settings)
+    if broadcasts:
+        app.conf.task_queues = [
+            "celery",
+            *(Broadcast(name, **options) for name, options in broadcasts.items()),
+        ]
     unknown = os.environ.get("WORKLOAD_WITHOUT")
     for function, options in _declared:
         if function.__name__ == unknown:

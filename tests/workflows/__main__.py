@@ -25,9 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from celeriac import message, states, stored
 from celeriac.app import Celeriac
-from tests.chaos.site import ROOT, offspring, wait_until
+from tests import processes
+from tests.chaos.site import ROOT, wait_until
+from tests.postgres import PrivatePostgres
 from tests.servers import PrivateRedis, RedisClient
 from tests.workflows import load, plan
 
@@ -38,8 +42,9 @@ SETTINGS: Mapping[str, Any] = {
 }
 #: Workers, which differ in how they run and settle.
 POOLS = (("-P", "prefork", "-c", "3"), ("-P", "threads", "-c", "4", "--processes", "2"))
-#: A child is killed every so many seconds, on average.
-_BETWEEN = 0.25
+#: A child is killed every so many seconds, on average, if so many runs have begun since the last was: on a slow machine
+#: children would do nothing but start.
+_BETWEEN, _RUNS_BETWEEN = 0.1, 10
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Options:
     seed: int
     broker: str = "redis"
     kills: bool = True
-    drain: float = 60.0
+    drain: float = 120.0
 
 
 @dataclass(frozen=True)
@@ -66,21 +71,23 @@ class Run:
 class Killer(threading.Thread):
     """Kills a child of a worker, again and again, until it is told to stop."""
 
-    def __init__(self, supervisors: Sequence[int], seed: int) -> None:
+    def __init__(self, supervisors: Sequence[int], seed: int, folder: Path) -> None:
+        """`folder`: where the runs write that they have begun."""
         super().__init__(name="killer", daemon=True)
         self.killed: set[int] = set()
         self._supervisors = supervisors
+        self._folder = folder
+        self._begun = 0
         self._draw = random.Random(f"kills {seed}")
         self._over = threading.Event()
 
     def run(self) -> None:
         while not self._over.wait(self._draw.expovariate(1 / _BETWEEN)):
-            children = [
-                child
-                for pid in self._supervisors
-                for template in offspring(pid)
-                for child in offspring(template)
-            ]
+            begun = len(_diaries(self._folder))
+            if begun < self._begun + _RUNS_BETWEEN:
+                continue
+            self._begun = begun
+            children = [child for pid in self._supervisors for child in processes.children(pid)]
             if children:
                 victim = self._draw.choice(children)
                 self.killed.add(victim)
@@ -96,12 +103,16 @@ class Killer(threading.Thread):
 def run(options: Options, folder: Path) -> list[str]:
     """Everything, from the first worker's start to the judgement: what is wrong, in words."""
     flows = plan.draw(options.seed, options.workflows)
-    server = PrivateRedis(folder) if options.broker == "redis" else None
+    server: PrivateRedis | PrivatePostgres | None = None
+    if options.broker == "redis":
+        server = PrivateRedis(folder)
+    elif options.broker == "postgres":
+        server = PrivatePostgres()
     url = server.url if server is not None else f"sqlite:///{folder}/queue.sqlite"
     workers = [_start(folder, url, number, flags) for number, flags in enumerate(POOLS)]
     try:
-        wait_until(lambda: all(any(map(offspring, offspring(one.pid))) for one in workers))
-        killer = Killer([one.pid for one in workers], options.seed)
+        wait_until(lambda: all(processes.children(one.pid) for one in workers))
+        killer = Killer([one.pid for one in workers], options.seed, folder)
         if options.kills:
             killer.start()
         with load.make_app(url, **SETTINGS) as app:
@@ -117,7 +128,7 @@ def run(options: Options, folder: Path) -> list[str]:
         for one in workers:
             one.wait(30.0)
         if server is not None:
-            server.kill()
+            server.close()
 
 
 def _start(folder: Path, url: str, number: int, flags: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -150,7 +161,8 @@ def _drain(app: Celeriac, seconds: float) -> list[str]:
 def _diaries(folder: Path) -> list[Run]:
     runs: list[Run] = []
     for path in folder.glob("runs-*"):
-        for line in path.read_text().splitlines():
+        # The last line may be read while it is written.
+        for line in path.read_text().rpartition("\n")[0].splitlines():
             what, number, task_id, pid = line.split()
             runs.append(Run(what, int(number), task_id, int(pid)))
     return runs
@@ -202,6 +214,12 @@ def _left(app: Celeriac, url: str) -> list[str]:
     if url.startswith("sqlite"):
         with contextlib.closing(sqlite3.connect(url.removeprefix("sqlite:///"))) as file:
             joins = {row[0] for row in file.execute("SELECT key FROM joins UNION SELECT key FROM arrivals")}
+    elif url.startswith("postgresql"):
+        with psycopg.connect(url) as connection:
+            found = connection.execute(
+                "SELECT key FROM celeriac.joins UNION SELECT key FROM celeriac.arrivals"
+            )
+            joins = {row[0] for row in found}
     else:
         with RedisClient(url) as client:
             joins = {
@@ -218,8 +236,10 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.workflows", description=__doc__)
     parser.add_argument("--workflows", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=None, help="default: a new one, which is told")
-    parser.add_argument("--broker", choices=("redis", "sqlite"), default="redis")
-    parser.add_argument("--drain", type=float, default=60.0, help="seconds for what is left when all is sent")
+    parser.add_argument("--broker", choices=("redis", "sqlite", "postgres"), default="redis")
+    parser.add_argument(
+        "--drain", type=float, default=120.0, help="seconds for what is left when all is sent"
+    )
     parser.add_argument("--no-kills", action="store_true", help="let every process live")
     parser.add_argument("--folder", type=Path, default=None, help="keep diaries and logs here")
     given = parser.parse_args(arguments)
