@@ -68,6 +68,7 @@ _ADVICE: Final = {
     "MAXCLIENTS": "the server has too many connections: raise its maxclients, or find out who holds them",
     "MASTERDOWN": "this replica has lost its primary",
     "MOVED": "this server is a node of a cluster: write redis+cluster:// in the URL",
+    "CERTIFICATE": "name the authority that signed it in the URL, ssl_ca_certs=FILE, and the host that it was made for",
     "NOREPLICAS": "too few replicas answer, and min-replicas-to-write forbids to go on",
 }
 
@@ -158,7 +159,10 @@ class Address:
         return self if self.cluster is None else self.cluster.node_of(key, timeout)
 
     def dial(self, timeout: float) -> socket.socket:
-        """A connected socket within `timeout` seconds, the name lookup included. Raises: OSError."""
+        """A connected socket within `timeout` seconds, the name lookup included.
+
+        Raises: OSError; ServerError: its certificate is not to be trusted.
+        """
         deadline = clock.monotonic() + timeout
         if self.unix_path is not None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -185,6 +189,9 @@ class Address:
                     return sock
             except OSError as exc:
                 error = exc
+        if getattr(error, "verify_code", 0):
+            # The same certificate comes with every further try.
+            raise ServerError(f"CERTIFICATE {error}") from error
         raise error
 
 
