@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Generator, Mapping
-from typing import ClassVar
+from functools import partial
+from typing import ClassVar, Final
 
 from celeriac.exceptions import BackendError, BrokerRefused, BrokerUnavailable, ResultStoreUnavailable
 
@@ -31,24 +32,20 @@ class ServerError(Exception):
 
 
 @contextlib.contextmanager
-def broker_errors(library: type[Exception], place: str) -> Generator[None]:
-    """Errors of the wire, of the library that speaks over it and of the server as a broker's."""
+def _turned(
+    away: type[Exception], refused: type[Exception], library: type[Exception], place: str
+) -> Generator[None]:
+    """Errors of the wire, of the library that speaks over it and of the server as those of a place."""
     try:
         yield
     except ServerError as exc:
-        kind = BrokerUnavailable if exc.passing else BrokerRefused
+        kind = away if exc.passing else refused
         raise kind(f"{place}: {exc.explain()}") from exc
     except (OSError, library) as exc:
-        raise BrokerUnavailable(f"{place}: {exc or type(exc).__name__}") from exc
+        raise away(f"{place}: {exc or type(exc).__name__}") from exc
 
 
-@contextlib.contextmanager
-def store_errors(library: type[Exception], place: str) -> Generator[None]:
-    """The same as a result store's."""
-    try:
-        yield
-    except ServerError as exc:
-        kind = ResultStoreUnavailable if exc.passing else BackendError
-        raise kind(f"{place}: {exc.explain()}") from exc
-    except (OSError, library) as exc:
-        raise ResultStoreUnavailable(f"{place}: {exc or type(exc).__name__}") from exc
+#: As a broker's: what the library raises, and the place's name, are still to be given.
+broker_errors: Final = partial(_turned, BrokerUnavailable, BrokerRefused)
+#: As a result store's.
+store_errors: Final = partial(_turned, ResultStoreUnavailable, BackendError)
