@@ -115,11 +115,11 @@ class Crew:
             child.catch_up()
         self._tell_when_complete()
 
-    def lacks_child(self, stop_at: float | None) -> bool:
+    def lacks_child(self) -> bool:
         """Whether a template is needed, to fork a child now."""
         now = clock.monotonic()
         return self._ready is not None and plan.lacks(
-            self._views(now), self._wishes(stop_at), self._limits(self._ready), now
+            self._views(now), self._wishes(None), self._limits(self._ready), now
         )
 
     def spares(self, template: Template) -> bool:
@@ -127,6 +127,7 @@ class Crew:
         keepalive = self._ready.template_keepalive if self._ready is not None else None
         if (
             keepalive is None
+            or len(self.children) != 1  # Before the boards of all are read, at every look.
             or template is not self._template
             or not template.is_told
             or self._scaler is not None

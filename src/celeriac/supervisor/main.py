@@ -263,7 +263,7 @@ class Supervisor:
         elif self._crew.gave_up is not None:
             self._stop("no child comes up", self._crew.gave_up)
         elif self._current is None and not self._is_booting() and now >= self._template_at:
-            if not self._rests or self._crew.lacks_child(None):
+            if not self._rests or self._crew.lacks_child():
                 self._start_template()
 
     def _is_booting(self) -> bool:
