@@ -66,10 +66,15 @@ workflows: $(VENV)/.dev servers ## Run random workflows while children are kille
 soak: $(VENV)/.dev servers ## Run a day's tasks within minutes and judge what each process keeps: MINUTES=10 BROKER=sqlite
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(BROKER),--broker $(BROKER)) $(SOAK)
 
-bench: $(VENV)/.run ## Compare with Celery and others in one run: ROW=latency SYSTEM=rq QUICK=1 KEEP=1
-	@PYTHON="$(PYTHON)" $(BIN)/python benchmarks/install.py $(BENCH) $(if $(SYSTEM),celeriac celery bare $(SYSTEM))
+bench: $(VENV)/.run ## Compare with Celery and others in one run: ROW=latency SYSTEM=rq QUICK=1 KEEP=1; or BROKERS=1
+	@PYTHON="$(PYTHON)" $(BIN)/python benchmarks/install.py $(BENCH) \
+		$(if $(BROKERS),celeriac celery,$(if $(SYSTEM),celeriac celery bare $(SYSTEM)))
+ifdef BROKERS
+	$(BENCH)/celeriac/bin/python benchmarks/brokers.py $(BENCH) $(if $(POSTGRES),--postgres $(POSTGRES))
+else
 	$(BENCH)/celeriac/bin/python benchmarks/compare.py $(BENCH) $(if $(ROW),--row $(ROW)) \
 		$(if $(SYSTEM),--system $(SYSTEM)) $(if $(QUICK),--quick) $(if $(KEEP),--keep)
+endif
 
 weigh: $(VENV)/.run ## Weigh the worker of one queue of an application with heavy libraries, ours and Celery's
 	@PYTHON="$(PYTHON)" $(BIN)/python benchmarks/install.py $(BENCH) memory_table

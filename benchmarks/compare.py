@@ -21,8 +21,9 @@ from pathlib import Path
 
 import chart
 from report import Findings, machine, table
-from rig import HERE, private_redis
+from rig import HERE
 from rows import QUICK, ROWS, Row, Scale
+from servers import Server, on_redis
 from system import NAMES, Missing, System
 
 #: What is begun before has a minute to end in.
@@ -32,7 +33,7 @@ CHART = HERE.parent / "docs" / "numbers.svg"
 
 
 def systems(
-    names: list[str], environments: Path, port: int, folder: Path, findings: Findings
+    names: list[str], environments: Path, server: Server, folder: Path, findings: Findings
 ) -> list[System]:
     """Those that are installed; of the others the findings say why they are missing."""
     found = []
@@ -41,7 +42,7 @@ def systems(
         try:
             if not python.exists():
                 raise Missing("not installed")
-            found.append(System(name, str(python), port, folder))
+            found.append(System(name, str(python), server, folder))
             findings.versions[name] = found[-1].version
         except Missing as missing:
             findings.excuse(name, [line for row in ROWS.values() for line in row.lines], str(missing))
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> Findings:
     rows = {name: row for name, row in ROWS.items() if args.row in (None, name)}
     began = time.monotonic()
     deadline = began + 60 * (args.minutes or (QUICK_MINUTES if args.quick else MINUTES))
-    with private_redis() as port, tempfile.TemporaryDirectory() as folder:
-        compared = systems(args.systems, args.environments, port, Path(folder), findings)
+    with on_redis() as server, tempfile.TemporaryDirectory() as folder:
+        compared = systems(args.systems, args.environments, server, Path(folder), findings)
         for turn in range(scale.rounds):
             for name, row in rows.items():
                 if turn and (row.once or time.monotonic() > deadline):

@@ -72,10 +72,10 @@ class Row:
 def waiting(system: System, scale: Scale) -> Figures:
     """Bytes of Redis for a waiting task."""
     system.ask("one", 10)
-    before = system.redis.memory()
+    before = system.server.size()
     # It sends exactly as many as it is asked to.
     system.ask("one", scale.waiting)
-    return {"waiting": (system.redis.memory() - before) / scale.waiting}
+    return {"waiting": (system.server.size() - before) / scale.waiting}
 
 
 def send(system: System, scale: Scale) -> Figures:
@@ -112,7 +112,7 @@ def drain(system: System, shape: str, seconds: float, count: int) -> tuple[float
     system.ask("fill", "scrape", count)
     with system.start(shape) as worker:
         worker.wait_for(lambda: system.tally.total() >= count // 20, 60, "the first tasks", pause=0.001)
-        commands = system.redis.info("total_commands_processed")
+        commands = system.server.commands()
         begun, started = system.tally.total(), time.perf_counter()
         until = started + seconds
         worker.wait_for(
@@ -122,7 +122,7 @@ def drain(system: System, shape: str, seconds: float, count: int) -> tuple[float
             pause=0.001,
         )
         done, took = system.tally.total() - begun, time.perf_counter() - started
-        used = system.redis.info("total_commands_processed") - commands
+        used = system.server.commands() - commands
     if done <= 0:
         raise RuntimeError(f"all {count} tasks had run before they could be counted")
     return done / took, used / done
@@ -196,11 +196,11 @@ def result(system: System, scale: Scale) -> Figures:
         system.ask("fill", "add", 10)
         worker.wait_for(lambda: system.tally.total() >= 10, 30, "ten tasks")
         time.sleep(1.0)
-        before = system.redis.memory()
+        before = system.server.size()
         system.ask("fill", "add", scale.results)
         worker.wait_for(lambda: system.tally.total() >= scale.results + 10, 60, "all tasks")
         time.sleep(1.0)
-        return {"result": (system.redis.memory() - before) / scale.results}
+        return {"result": (system.server.size() - before) / scale.results}
 
 
 def recycling(system: System, scale: Scale) -> Figures:

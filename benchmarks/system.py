@@ -8,8 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from plain_redis import Redis
 from rig import HERE, Worker
+from servers import Server
 from tally import Journal, Tally
 
 #: In the order of the table's columns.
@@ -23,15 +23,15 @@ class Missing(Exception):
 class System:
     """A peer, or Celeriac, or the bare limit."""
 
-    def __init__(self, name: str, python: str, port: int, folder: Path) -> None:
+    def __init__(self, name: str, python: str, server: Server, folder: Path) -> None:
         """`python` has the system installed. Raises: Missing: it has not."""
         self.name = name
         self.python = python
-        self.redis = Redis(port)
+        self.server = server
         self._log = folder / f"{name}.log"
         self._environment = {
             **os.environ,
-            "BENCH_REDIS": f"redis://127.0.0.1:{port}/0",
+            "BENCH_URL": server.url(name),
             "BENCH_TALLY": str(folder / f"{name}.tally"),
             "BENCH_JOURNAL": str(folder / f"{name}.journal"),
             "PYTHONPATH": str(HERE),
@@ -65,12 +65,9 @@ class System:
         deed, *rest = words
         return [self.python, str(HERE / "sender.py"), str(deed), self.name, *map(str, rest)]
 
-    def close(self) -> None:
-        self.redis.close()
-
     def clear(self) -> None:
         """An empty server, and counts of nought."""
-        self.redis.clear()
+        self.server.clear()
         self.tally.clear()
         self.journal.clear()
 

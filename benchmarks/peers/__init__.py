@@ -24,7 +24,7 @@ import time
 
 from tally import Journal, Tally
 
-URL = os.environ.get("BENCH_REDIS", "redis://127.0.0.1:1/0")
+URL = os.environ.get("BENCH_URL", "redis://127.0.0.1:1/0")
 NAP = 0.1
 
 tally = Tally()

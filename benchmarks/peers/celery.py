@@ -18,7 +18,7 @@ from peers import NAP, URL, journal, tally
 LIBRARY = "celery"
 CANNOT: dict[str, str] = {}
 
-app = Celery("peers.celery", broker=URL, backend=URL)
+app = Celery("peers.celery", broker=URL, backend=URL if URL.startswith("redis") else None)
 app.conf.update(task_acks_late=True, task_ignore_result=True, worker_prefetch_multiplier=128)
 
 
