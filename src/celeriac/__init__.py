@@ -76,7 +76,9 @@ _NAMES: Final = {
 def __getattr__(name: str) -> Any:
     path = _NAMES.get(name)
     if path is None:
-        raise AttributeError(f"module 'celeriac' has no attribute {name!r}.{plugins.nearest(name, __all__)}")
+        # `from celeriac import clock` asks here before it imports the module, in every process.
+        hint = "" if plugins.is_module(f"{__name__}.{name}") else plugins.nearest(name, __all__)
+        raise AttributeError(f"module 'celeriac' has no attribute {name!r}.{hint}")
     value = globals()[name] = plugins.load(path)
     return value
 

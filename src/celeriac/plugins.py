@@ -53,11 +53,21 @@ def source_of(module: str) -> str | None:
     return source
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean 'x'?` for the known name that is nearest to a misspelt one, else an empty string."""
+def is_module(name: str) -> bool:
+    """Whether there is a module of that name to import; its package has been imported."""
+    from importlib.util import find_spec  # what runs modules has imported it
+
+    return find_spec(name) is not None
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """` Did you mean 'x'?` for the known name that is nearest to a misspelt one, else an empty string.
+
+    `cutoff`: how like it that must be, from 0 to 1; see `difflib.get_close_matches`.
+    """
     import difflib  # only who misspells something pays for it
 
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name, list(known), n=1, cutoff=cutoff)
     return f" Did you mean {found[0]!r}?" if found else ""
 
 

@@ -6,7 +6,6 @@ one `Given` for each. It keeps no state and warns of nothing: `configuration` do
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, timedelta
@@ -230,7 +229,7 @@ def _among_attributes(target: Any, source: str) -> Iterable[Given]:
 
 
 def _near(key: str, known: Iterable[str]) -> bool:
-    return bool(difflib.get_close_matches(key, list(known), n=1, cutoff=0.85))
+    return nearest(key, known, cutoff=0.85) != ""
 
 
 def _checked(name: str, value: Any, key: str, source: str) -> Given:

@@ -14,7 +14,7 @@ from tests.shape.source import at_run_time, functions, imports, modules, shown, 
 #: What a web process must not pay for.
 BANNED = {
     "asyncio", "multiprocessing", "concurrent.futures", "sqlite3", "http", "importlib.metadata", "argparse", "ssl",
-    "hiredis", "redis", "rich", "yaml", "subprocess", "pickle", "random", "hashlib",
+    "hiredis", "redis", "rich", "yaml", "subprocess", "pickle", "random", "hashlib", "difflib",
 }  # fmt: skip
 #: Plug-ins are loaded here, by name; an error message pays for its own suggestion.
 DYNAMIC = {"celeriac.plugins"}

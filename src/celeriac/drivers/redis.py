@@ -409,9 +409,14 @@ _pack: Callable[[Command], bytes] = hiredis.pack_command  # pyright: ignore
 class Script:
     """A server-side script: its source and the name that servers keep it under (None until one was asked)."""
 
-    def __init__(self, source: str) -> None:
-        self.source = source
+    def __init__(self, *parts: str) -> None:
+        # Most of each is what all have in common: joined, they would be half a megabyte in every process.
+        self._parts = parts
         self.sha: bytes | None = None
+
+    @property
+    def source(self) -> str:
+        return "".join(self._parts)
 
 
 def read_scripts(*paths: str) -> dict[str, Script]:
@@ -425,7 +430,7 @@ def read_scripts(*paths: str) -> dict[str, Script]:
             head, *more = file.read().split("--[[ script ")
         common, sections = common or head, sections + more
     return {
-        section.split(maxsplit=1)[0].rstrip(":"): Script(f"{shared}{common}--[[ {section}")
+        section.split(maxsplit=1)[0].rstrip(":"): Script(shared, common, f"--[[ {section}")
         for section in sections
     }
 
