@@ -14,16 +14,12 @@ keeps messages and results. The suites use queues and keys of their own, and lea
 They need pytest; nothing outside this package imports it.
 """
 
+import pkgutil
+
 import pytest
 
 # The suites are not test modules by name: without this their assertions would fail without saying why.
-pytest.register_assert_rewrite(
-    *(f"{__name__}.{module}" for module in (
-        "broker_broadcasts", "broker_commits", "broker_flow", "broker_leases", "broker_notices", "broker_revoking",
-        "broker_room", "broker_settling",
-        "broker_upkeep", "brokers", "results", "stand",
-    ))
-)  # fmt: skip
+pytest.register_assert_rewrite(*(f"{__name__}.{module.name}" for module in pkgutil.iter_modules(__path__)))
 
 from celeriac.testing.brokers import BrokerContract  # noqa: E402
 from celeriac.testing.results import ResultStoreContract, SharedPlaceContract  # noqa: E402
