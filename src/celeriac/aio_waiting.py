@@ -33,7 +33,8 @@ async def result_of(result: Any, timeout: float | None = None, propagate: bool =
     """The value of an AsyncResult, as `get` gives it."""
     record: Stored | None = result.final
     if record is None:
-        result.refuse_if_ignored()
+        if result.is_dropped():
+            return None
         try:
             async with asyncio.timeout(timeout):
                 record = await _LOOKS.of(result).wait(result)

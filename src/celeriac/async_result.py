@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Unpack, cast, overload
 
 from celeriac import clock, context, message, plugins, states
 from celeriac.context import Results
-from celeriac.exceptions import ResultNotStored, TimeoutError
+from celeriac.exceptions import TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
 from celeriac.waiting import (
@@ -74,10 +74,10 @@ class AsyncResult(ResultBase, Generic[R]):
             self.parent = parent
 
     @classmethod
-    def sent(cls, key: bytes, origin: Origin) -> AsyncResult[R]:
-        """The result of a call that has been sent with that key."""
+    def sent(cls, key: bytes, origin: Origin, task_id: str = "") -> AsyncResult[R]:
+        """The result of a call that has been sent with that key, and id if its key does not tell it."""
         result = cls.__new__(cls)
-        result._id = complex(*message.HALVES.unpack(key))
+        result._id = task_id or complex(*message.HALVES.unpack(key))
         result._origin = origin
         return result
 
@@ -163,16 +163,19 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> Any:
         """The return value, as soon as it is there; the task's exception is raised, its traceback as the cause.
 
+        None at once where the task or the call says `ignore_result=True`.
+
         Raises:
             TimeoutError: it is not there after `timeout` seconds.
-            ResultNotStored: the task does not keep its results.
+            ResultNotStored: the task does not keep its results, by `task_ignore_result`.
             ResultStoreUnavailable: the result store is away.
             RuntimeError: called inside a task, with `disable_sync_subtasks`.
         """
         wait = Wait(interval, options, self._may_block)
         record = self.final
         if record is None:
-            self.refuse_if_ignored()
+            if self.is_dropped():
+                return None
             record = self._wait(timeout, wait.follow_parents and propagate, wait)
         if propagate:
             self.raise_failure(cause_of(self, record))
@@ -199,14 +202,9 @@ class AsyncResult(ResultBase, Generic[R]):
             yield node
             node = node.parent
 
-    def refuse_if_ignored(self) -> None:
-        """Raises: ResultNotStored: the task does not keep its results."""
-        if self.ignored:
-            raise ResultNotStored(
-                f"task {self.task_name or self.id!r} does not keep its results, so there is nothing to wait for. "
-                "Declare it with @app.task(ignore_result=False), call it with apply_async(ignore_result=False), "
-                "or set task_ignore_result=False."
-            )
+    def is_dropped(self) -> bool:
+        """Whether None is got, at once, because the caller's code says so. Raises: ResultNotStored: settings say so."""
+        return self._origin.is_dropped(self)
 
     @overload
     def __await__(self: AsyncResult[Coroutine[Any, Any, T]]) -> Generator[Any, None, T]: ...

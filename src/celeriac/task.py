@@ -21,7 +21,7 @@ from celeriac.exceptions import Ignore, MaxRetriesExceededError, OperationalErro
 from celeriac.message import Message, new_key
 from celeriac.producer import Call, Producer
 from celeriac.routing import DESTINATION
-from celeriac.task_hooks import HOOKS, FromSettings, Hooks, Reporting
+from celeriac.task_hooks import HOOKS, FromSettings, Hooks, Reporting, follows_settings
 from celeriac.task_signing import A, B, C, D, P, Q, R, Signing
 from celeriac.waiting import Origin
 from celeriac.workflow.signature import Signature
@@ -40,7 +40,8 @@ class _Road:
         self.version: int = self.conf.version
         self.producer: Producer = app.producer
         self.is_eager: bool = self.conf.task_always_eager
-        self.origin = Origin(app, None, task.name, task.ignore_result)
+        ignored, by_default = bool(task.ignore_result), follows_settings(task, "ignore_result")
+        self.origin = Origin(app, None, task.name, ignored, ignored and not by_default)
         send_options.check_limits(task.soft_time_limit, task.time_limit, task.name)
         self.own = own = task.send_defaults()
         self.options = self.producer.defaults_of(own)
@@ -145,9 +146,7 @@ class Task(Hooks, Reporting, Signing[P, R], Generic[P, R]):
         """Take what follows the settings as it is now: a worker asks for it at every run."""
         fixed = self.__dict__.setdefault("_fixed", set[str]())
         for name in FROM_SETTINGS:
-            if name not in self.__dict__ and isinstance(
-                inspect.getattr_static(type(self), name), FromSettings
-            ):
+            if name not in self.__dict__ and follows_settings(self, name):
                 self.__dict__[name] = getattr(self, name)
                 fixed.add(name)
 
@@ -291,12 +290,17 @@ class Task(Hooks, Reporting, Signing[P, R], Generic[P, R]):
         if road.is_eager and context.COLLECTED.get() is None:
             return cast("AsyncResult[R]", self.app.run_eagerly(self, call, throw))
         road.producer.send(call, retry, policy, connection)
-        ignored = call.message.options.ignore_result
-        ignored = bool(road.origin.ignored) if ignored is None else ignored
-        result = AsyncResult(call.message.id, None, self.name, self.app, None, ignored)
+        origin = self.origin_of(call.message.options.ignore_result)
+        result: AsyncResult[R] = AsyncResult.sent(call.message.key, origin, call.message.id)
         if add_to_parent:
             context.add_to_trail(result)
         return result
+
+    def origin_of(self, ignored: bool | None) -> Origin:
+        """What the result of a call has from its task, and from what the call says of keeping it."""
+        if ignored is None:
+            return self._current_road().origin
+        return Origin(self.app, None, self.name, ignored, ignored)
 
     def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """The options of a call to which these were given: what the task says itself comes in."""

@@ -3,6 +3,7 @@ run says of itself on the way."""
 
 from __future__ import annotations
 
+import inspect
 from typing import TYPE_CHECKING, Any, Final
 
 from celeriac import plugins
@@ -20,6 +21,13 @@ class FromSettings:
 
     def __get__(self, task: Any, owner: type) -> Any:
         return None if task is None else getattr(task.app.conf, self.setting)
+
+
+def follows_settings(task: Any, name: str) -> bool:
+    """Whether that attribute is as the settings say: neither the task nor its class has set it."""
+    if name in task.__dict__:
+        return name in task.__dict__.get("_fixed", ())
+    return isinstance(inspect.getattr_static(task, name), FromSettings)
 
 
 class Hooks:

@@ -11,7 +11,7 @@ from typing import Any, Final, TypedDict
 
 from celeriac import clock, context, message, plugins, states, stored
 from celeriac.context import JOINS_ALLOWED, Results
-from celeriac.exceptions import ChordError, TimeoutError
+from celeriac.exceptions import ChordError, ResultNotStored, TimeoutError
 from celeriac.results.contract import ResultStore
 from celeriac.stored import Stored
 
@@ -73,7 +73,7 @@ Listener = tuple[Callable[[Any], Any], Callable[[Any], Any] | None]
 class Origin:
     """What the results of a task's calls have in common. Many share one, so it is never changed."""
 
-    __slots__ = ("app", "ignored", "store", "task_name")
+    __slots__ = ("app", "ignored", "is_none", "store", "task_name")
 
     #: What a result has of its own, see `Own`.
     parent: Any = None
@@ -81,12 +81,29 @@ class Origin:
     told: list[Listener] | None = None
 
     def __init__(
-        self, app: Results | None, store: ResultStore | None, task_name: str | None, ignored: bool | None
+        self,
+        app: Results | None,
+        store: ResultStore | None,
+        task_name: str | None,
+        ignored: bool | None,
+        is_none: bool = False,
     ) -> None:
+        """`is_none`: what is got is None, at once: the caller's code itself says that nothing is kept."""
         self.app = app
         self.store = store
         self.task_name = task_name
         self.ignored = ignored
+        self.is_none = is_none
+
+    def is_dropped(self, result: Any) -> bool:
+        """Whether nothing is to be waited for. Raises: ResultNotStored: and the caller may not know that."""
+        if self.ignored and not self.is_none:
+            raise ResultNotStored(
+                f"task {self.task_name or result.id!r} does not keep its results, so there is nothing to wait for. "
+                "Declare it with @app.task(ignore_result=False), call it with apply_async(ignore_result=False), "
+                "or set task_ignore_result=False."
+            )
+        return self.is_none
 
     def is_like(self, other: Origin) -> bool:
         """Whether one can stand for the other."""
@@ -99,7 +116,7 @@ class Own(Origin):
     __slots__ = ("final", "parent", "told")
 
     def __init__(self, origin: Origin) -> None:
-        super().__init__(origin.app, origin.store, origin.task_name, origin.ignored)
+        super().__init__(origin.app, origin.store, origin.task_name, origin.ignored, origin.is_none)
         self.parent = None
         self.final = None
         self.told = None

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from celeriac import Celeriac, message, states
+from celeriac import Celeriac, Task, message, states
 from celeriac.brokers.contract import Delivery
 from celeriac.context import Request, running
 from celeriac.exceptions import ResultNotStored, TimeoutError
@@ -80,21 +80,43 @@ def test_progress_is_a_state_of_its_own(app: Celeriac) -> None:
     assert (result.state, result.info, result.ready()) == ("PROGRESS", {"done": 3}, False)
 
 
-def test_a_result_that_is_not_kept_is_told_at_once(app: Celeriac) -> None:
+def test_who_says_that_nothing_is_kept_gets_none_at_once(app: Celeriac) -> None:
+    class Quiet(Task[Any, Any]):
+        ignore_result = True
+
     @app.task(ignore_result=True, name="quiet")
     def quiet() -> None: ...
+
+    @app.task(base=Quiet)
+    def by_its_class() -> None: ...
 
     @app.task
     def kept() -> None: ...
 
-    for result in (quiet.delay(), kept.apply_async(ignore_result=True)):
-        with pytest.raises(ResultNotStored, match="ignore_result=False"):
-            result.get()
+    said = [
+        quiet.delay(), quiet.apply_async(priority=3), by_its_class.delay(), kept.apply_async(ignore_result=True),
+        app.send_task("quiet"), app.send_task("unknown here", ignore_result=True), quiet.s().delay(),
+    ]  # fmt: skip
+    assert [(result.ignored, result.get()) for result in said] == [(True, None)] * len(said)
+    assert asyncio.run(said[0].aget()) is None
     with pytest.raises(TimeoutError):
         quiet.apply_async(ignore_result=False).get(timeout=0)
     failed = quiet.delay()
     fail(app, failed.id, KeyError("x"))
     assert failed.failed()
+
+
+def test_whose_settings_say_that_nothing_is_kept_is_told_at_once(app: Celeriac) -> None:
+    app.conf.task_ignore_result = True
+
+    @app.task(name="plain")
+    def plain() -> None: ...
+
+    plain.fix()
+    for result in (plain.delay(), plain.apply_async(priority=3), app.send_task("plain")):
+        assert result.ignored
+        with pytest.raises(ResultNotStored, match="ignore_result=False"):
+            result.get()
 
 
 def test_callbacks_are_told(app: Celeriac) -> None:

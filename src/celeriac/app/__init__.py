@@ -45,6 +45,7 @@ from celeriac.result_sets import ResultSet, group_results_of, result_from_tuple
 from celeriac.results.disabled import DisabledResults
 from celeriac.settings import SETTINGS
 from celeriac.task import Task
+from celeriac.waiting import Origin
 from celeriac.workflow.signature import Signature, signature
 
 if TYPE_CHECKING:
@@ -369,10 +370,9 @@ class Celeriac:
             options = known.completed(given)
         call = producer.call(name, args or (), kwargs or {}, options, None, known)
         producer.send(call, retry, policy, connection)
-        ignored = call.message.options.ignore_result
-        if ignored is None and known is not None:
-            ignored = known.ignore_result
-        result = AsyncResult(call.message.id, None, name, self, None, ignored)
+        asked = call.message.options.ignore_result
+        origin = known.origin_of(asked) if known is not None else Origin(self, None, name, asked, bool(asked))
+        result: AsyncResult = AsyncResult.sent(call.message.key, origin, call.message.id)
         if add_to_parent:
             context.add_to_trail(result)
         return result
