@@ -15,6 +15,8 @@ import msgspec
 WORKERS: Final = "workers"
 #: So many keys a notice has at most: a supervisor holds a few notices at once.
 MOST_KEYS: Final = 1000
+#: Of so many tasks that were revoked where they waited a worker remembers the keys, about 0.3 MB.
+MOST_ENDED: Final = 5000
 
 
 class Notice(msgspec.Struct, frozen=True, tag=True, kw_only=True):
@@ -33,9 +35,13 @@ class Notice(msgspec.Struct, frozen=True, tag=True, kw_only=True):
 
 
 class Revoke(Notice, frozen=True, kw_only=True):
-    """The tasks of these keys are revoked, for `keep` seconds; see `brokers.contract.Revocation`."""
+    """The tasks of these keys are revoked, for `keep` seconds; see `brokers.contract.Revocation`.
+
+    Those of `ended` waited, and have ended for that: workers only remember it, for those who ask.
+    """
 
     keys: tuple[bytes, ...]
+    ended: tuple[bytes, ...] = ()
     keep: float
     terminate: bool = False
     signal: str = ""
@@ -59,6 +65,10 @@ class Ask(Notice, frozen=True, kw_only=True):
 ABOUT_APP: Final = ("conf", "registered", "report")
 #: What each child knows: the tasks that it holds (those of `items`, or all), and how many it has run of which name.
 ABOUT_TASKS: Final = ("tasks", "counts")
+
+
+#: What the supervisor knows: which tasks were revoked where they waited.
+ABOUT_REVOKED: Final = "revoked"
 
 
 class Shutdown(Notice, frozen=True, kw_only=True):

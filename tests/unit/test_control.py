@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from celeriac import Celeriac, message, notices, states
+from celeriac import Celeriac, group, message, notices, states
 from celeriac.app.control import Control, Inspect
 from celeriac.brokers.contract import Listener
 from celeriac.control import revoking
@@ -38,13 +38,14 @@ def ear(app: Celeriac) -> Iterator[Listener]:
     listener.close()
 
 
-def test_what_waits_has_ended_and_nobody_need_be_told(app: Celeriac, ear: Listener):
+def test_what_waits_has_ended_and_workers_only_hear_of_it(app: Celeriac, ear: Listener):
     result = app.tasks["add"].delay(1, 2)
     result.revoke()
     with pytest.raises(TaskRevokedError, match="revoked"):
         result.get(timeout=SOON)
     assert result.state == states.REVOKED
-    assert ear.wait(0) == []
+    ((_, data),) = ear.wait(SOON)
+    assert notices.read(data) == Revoke(keys=(), ended=(result.key,), keep=10800.0)
 
 
 def test_what_waits_nowhere_is_told_to_the_workers(app: Celeriac, ear: Listener):
@@ -61,6 +62,14 @@ def test_many_are_told_in_parts(app: Celeriac, ear: Listener):
     app.control.revoke([f"task {n}" for n in range(2500)])
     heard = [notices.read(data) for _, data in ear.wait(SOON)]
     assert [len(one.keys) for one in heard if isinstance(one, Revoke)] == [1000, 1000, 500]
+
+
+def test_of_very_many_that_waited_the_last_are_told(app: Celeriac, ear: Listener):
+    ids = [result.id for result in group(app.tasks["add"].s(n, n) for n in range(6000)).delay()]
+    app.control.revoke([*ids, "elsewhere"])
+    heard = [one for _, data in ear.wait(SOON) if isinstance(one := notices.read(data), Revoke)]
+    assert [(len(one.keys), len(one.ended)) for one in heard] == [(1, 1000), *[(0, 1000)] * 4]
+    assert {key for one in heard for key in one.ended} < {message.key_of(one) for one in ids}
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,20 @@ def test_it_hears_what_is_meant_for_its_worker(broker: Broker, loop: Loop):
     assert loop.hear() == [to_all]
 
 
+def test_it_remembers_for_a_time_what_ended_where_it_waited(broker: Broker, loop: Loop):
+    tell(broker, Revoke(keys=(), ended=(OTHER,), keep=-1.0))
+    tell(broker, Revoke(keys=(), ended=(KEY,), keep=60.0))
+    while KEY not in loop.listener.ended():
+        loop.hear()
+    assert loop.listener.ended() == [KEY]
+    many = [n.to_bytes(16, "big") for n in range(notices.MOST_ENDED)]
+    for at in range(0, len(many), notices.MOST_KEYS):
+        tell(broker, Revoke(keys=(), ended=tuple(many[at : at + notices.MOST_KEYS]), keep=60.0))
+    while many[-1] not in loop.listener.ended():
+        loop.hear()
+    assert loop.listener.ended() == many
+
+
 def test_an_answer_goes_to_who_asked(broker: Broker, loop: Loop):
     ear = broker.listen(["reply.1"])
     loop.listener.answer("reply.1", {"fine": True})

@@ -125,8 +125,14 @@ def test_numbers_are_told(site: Site):
 
 def test_the_revoked_are_told(site: Site):
     site.worker("-c", "1")
-    site.app.control.revoke("9c2ee0e5-1eb8-4b7c-8f7c-5a2b3a0c6a11")
-    assert told(ask(site).revoked()) == ["9c2ee0e5-1eb8-4b7c-8f7c-5a2b3a0c6a11"]
+    unknown = "9c2ee0e5-1eb8-4b7c-8f7c-5a2b3a0c6a11"
+    site.app.control.revoke(unknown)
+    assert told(ask(site).revoked()) == [unknown]
+    late = site.call("add", 1, countdown=3600.0)
+    assert site.app.control.revoke(late.id, reply=True, timeout=WAIT, limit=1) == [
+        {NAME: {"ok": "1 tasks flagged as revoked"}}
+    ]
+    assert told(ask(site).revoked()) == [unknown, late.id]
 
 
 def test_what_waits_for_its_time_is_told_once(site: Site):

@@ -8,7 +8,7 @@ from typing import Any, Final
 from celeriac import message, plugins
 from celeriac.brokers.abilities import Foretells
 from celeriac.control import asking, calls
-from celeriac.notices import Answer, Ask
+from celeriac.notices import ABOUT_REVOKED, Answer, Ask
 
 #: Seconds for which answers are awaited, unless the caller says otherwise.
 TIMEOUT: Final = 1.0
@@ -144,18 +144,20 @@ class Inspect:
         return self._each(told_of, "tasks", wanted)
 
     def revoked(self) -> dict[str, Any] | None:
-        """The ids that are remembered for the queues of each: of tasks that were revoked and waited in no queue."""
+        """The ids of revoked tasks: what is remembered for the queues of each, of tasks that waited in no queue; and
+        the last of those that waited, as far as the worker was told since it runs. For `worker_revoke_expires`.
+        """
         known: dict[str, list[str]] = {}
 
         def remembered(told: Told) -> list[str]:
             for queue in told["condition"]["queues"]:
                 if queue not in known:
                     known[queue] = [message.id_of(one.key) for one in self.app.broker.revoked(queue)]
-            return [
-                *dict.fromkeys(task_id for queue in told["condition"]["queues"] for task_id in known[queue])
-            ]
+            ended = told.get("figures", {}).get(ABOUT_REVOKED, ())
+            ids = [task_id for queue in told["condition"]["queues"] for task_id in known[queue]]
+            return [*dict.fromkeys([*ids, *map(message.id_of, ended)])]
 
-        return self._each(remembered)
+        return self._each(remembered, ABOUT_REVOKED)
 
     def _each(
         self, told: Callable[[Told], Any], about: str = "", items: Sequence[str] = ()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import signal as signals
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, Final
 
 from celeriac import bans, clock, message, notices, routing, states, stored
@@ -34,8 +35,8 @@ def revoke(
     """From the return of this call on these tasks begin no run. What waits ends as REVOKED: at once, where the broker
     is `Searchable`; else when its turn comes.
 
-    Returns what the workers are to be told: of tasks that wait in no queue, and may be held or run. `destination`
-    limits which workers hear it, not what holds.
+    Returns what the workers are to be told: of tasks that wait in no queue, and may be held or run; and which ended
+    where they waited, of very many the last. `destination` limits which workers hear it, not what holds.
 
     Raises:
         BrokerUnavailable, BrokerRefused: some may be revoked; the same call again is safe.
@@ -49,12 +50,16 @@ def revoke(
         waited |= dict.fromkeys(app.broker.revoke(queue, revocations, keep))
     tell_results(app, list(waited))
     elsewhere = [key for key in keys if key not in waited]
+    ended = list(waited)[-notices.MOST_ENDED :]
     named = None if destination is None else tuple(destination)
     return [
-        Revoke(keys=tuple(part), keep=keep, terminate=terminate, signal=signal, destination=named)
-        for start in range(0, len(elsewhere), notices.MOST_KEYS)
-        if (part := elsewhere[start : start + notices.MOST_KEYS])
+        Revoke(keys=of, ended=was, keep=keep, terminate=terminate, signal=signal, destination=named)
+        for of, was in zip_longest(_parts(elsewhere), _parts(ended), fillvalue=())
     ]
+
+
+def _parts(keys: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
+    return (tuple(keys[at : at + notices.MOST_KEYS]) for at in range(0, len(keys), notices.MOST_KEYS))
 
 
 def ban(app: Any, headers: Mapping[str, Any]) -> Banned:

@@ -187,7 +187,7 @@ class Crew:
 
     def revoke(self, notice: Revoke) -> None:
         """Tell the children, and have runs ended that do not end by themselves."""
-        if self._ready is None:
+        if self._ready is None or not notice.keys:
             return
         now = clock.monotonic()
         grace = 0.0 if notice.signal else self._ready.revoke_grace

@@ -46,6 +46,8 @@ class NoticeListener:
         self._wake = wake
         self._heard: deque[Heard] = deque()
         self._answers: deque[tuple[str, bytes]] = deque()
+        #: Keys, and until when (monotonic) they are told of. The main loop's own.
+        self._ended: deque[tuple[bytes, float]] = deque(maxlen=notices.MOST_ENDED)
         self._to_check: frozenset[bytes] = frozenset()
         self._closing = threading.Event()
         self._listener: Listener | None = None
@@ -58,7 +60,16 @@ class NoticeListener:
     def take(self) -> Iterator[Heard]:
         """What was heard, each once."""
         while self._heard:
-            yield self._heard.popleft()
+            heard = self._heard.popleft()
+            if isinstance(heard, Revoke) and heard.ended:
+                until = clock.monotonic() + heard.keep
+                self._ended.extend((key, until) for key in heard.ended)
+            yield heard
+
+    def ended(self) -> list[bytes]:
+        """The keys of tasks that were revoked where they waited, as far as they are remembered; oldest first."""
+        now = clock.monotonic()
+        return [key for key, until in self._ended if until > now]
 
     def answer(self, name: str, body: object) -> None:
         """Tell whoever listens under this name how this worker is."""

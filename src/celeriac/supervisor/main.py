@@ -207,11 +207,17 @@ class Supervisor:
                 case Revoke():
                     self._crew.revoke(heard)
                     if heard.reply:
-                        listener.answer(heard.reply, {"ok": f"{len(heard.keys)} tasks flagged as revoked"})
+                        listener.answer(
+                            heard.reply,
+                            {"ok": f"{len(heard.keys) + len(heard.ended)} tasks flagged as revoked"},
+                        )
                 case Banned():
                     self._crew.give_back()
                     if heard.reply:
                         listener.answer(heard.reply, {"ok": "headers flagged as revoked"})
+                case Ask(about=notices.ABOUT_REVOKED):
+                    told = Told(self._condition(), {}, {notices.ABOUT_REVOKED: listener.ended()})
+                    listener.answer(heard.reply, told)
                 case Ask() if heard.about:
                     self._questions.put(heard, self._pass_on)
                 case Ask():

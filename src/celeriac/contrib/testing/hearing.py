@@ -82,10 +82,15 @@ class Attendant:
             case Revoke():
                 grace = 0.0 if heard.signal else self._grace
                 self._channel.send(wire.Revoke(heard.keys, heard.keep, heard.terminate, grace))
-                self._reply(heard.reply, {"ok": f"{len(heard.keys)} tasks flagged as revoked"})
+                self._reply(
+                    heard.reply, {"ok": f"{len(heard.keys) + len(heard.ended)} tasks flagged as revoked"}
+                )
             case Banned():
                 self._channel.send(GiveBack())
                 self._reply(heard.reply, {"ok": "headers flagged as revoked"})
+            case Ask(about=notices.ABOUT_REVOKED):
+                told = Told(self._condition(), {}, {notices.ABOUT_REVOKED: self._listener.ended()})
+                self._reply(heard.reply, told)
             case Ask() if heard.about:
                 self._reply(
                     heard.reply, Told(self._condition(), self._replies(heard), questions.figures(None))
