@@ -85,8 +85,11 @@ class Soak:
         for name, process in self.workers.items():
             wait_until(partial(self._is_ready, name), partial(self.log, name))
             self.processes.append(Process(name, "supervisor", process.pid))
-            self.processes += [Process(name, "template", pid) for pid in processes.templates(process.pid)]
-            self.processes += [Process(name, "child", pid) for pid in processes.children(process.pid)]
+            children = processes.children(process.pid)
+            if len(children) > 1:
+                # That of one child ends when it has not been needed for a while.
+                self.processes += [Process(name, "template", pid) for pid in processes.templates(process.pid)]
+            self.processes += [Process(name, "child", pid) for pid in children]
 
     def _start(self, name: str, given: tuple[str, ...]) -> subprocess.Popen[bytes]:
         environ = {
