@@ -6,7 +6,7 @@ for Redis; what `broker_transport_options` and `result_backend_transport_options
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
 from celeriac.exceptions import ImproperlyConfigured
@@ -20,7 +20,7 @@ class Opened(NamedTuple):
     """A broker or a result store that is open: where it is, and under which settings that was worked out."""
 
     version: int
-    place: Place | None
+    places: Sequence[Place]
     thing: Any
 
 
@@ -43,10 +43,38 @@ _TLS: Final = (
 _CHECKS: Final = ("none", "optional", "required")
 
 
-def of_broker(conf: Any, *, reading: bool = False) -> Place:
-    """Where messages are sent, or taken by workers. Raises: ImproperlyConfigured: there are several URLs."""
+def of_broker(conf: Any, *, reading: bool = False) -> Sequence[Place]:
+    """Where messages are sent, or taken by workers: one place, or several, the first choice first.
+
+    Raises: ImproperlyConfigured: several that are not of one kind.
+    """
     own = conf.broker_read_url if reading else conf.broker_write_url
-    url = _single(own or conf.broker_url, "broker_url")
+    urls = _listed(own or conf.broker_url)
+    if len(urls) > 1:
+        _check_kinds(urls)
+    options = _of_brokers_like(urls[0], conf)
+    return [(url, options) for url in dict.fromkeys(urls)]
+
+
+def _listed(urls: str) -> Sequence[str]:
+    return split_urls(urls) or (urls,)
+
+
+def _check_kinds(urls: Sequence[str]) -> None:
+    kinds = list(dict.fromkeys(map(_kind, urls)))
+    if len(kinds) > 1:
+        raise ImproperlyConfigured(
+            f"'broker_url' gives brokers of several kinds ({', '.join(kinds)}): what tasks rely on, and "
+            "'broker_transport_options', would be others in an outage. Name brokers of one kind"
+        )
+
+
+def _kind(url: str) -> str:
+    scheme = _scheme(url)
+    return "redis" if scheme in _REDIS else "postgresql" if scheme in _POSTGRES else scheme
+
+
+def _of_brokers_like(url: str, conf: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if _scheme(url) in _REDIS:
         options = {
@@ -56,26 +84,34 @@ def of_broker(conf: Any, *, reading: bool = False) -> Place:
         }
     elif _scheme(url) in _POSTGRES:
         options = _of_postgres(conf)
-    return url, options | _transport(conf)
+    return options | _transport(conf)
 
 
-def of_place(conf: Any, what: str) -> Place | None:
+def of_place(conf: Any, what: str) -> Sequence[Place]:
     """Where the `broker`, the `reader` (which workers take from) or the `result store` of an application is."""
     if what == "result store":
-        return of_results(conf)
+        place = of_results(conf)
+        return [] if place is None else [place]
     return of_broker(conf, reading=what == "reader")
 
 
 def of_results(conf: Any) -> Place | None:
     """Where results are kept: at the broker, unless `result_backend` says otherwise; None is nowhere."""
     if conf.result_backend is None:
-        url = _single(conf.broker_write_url or conf.broker_url, "broker_url")
+        url, *others = _listed(conf.broker_write_url or conf.broker_url)
+        if others:
+            raise ImproperlyConfigured(
+                "'broker_url' gives several URLs, so 'result_backend' must say where results are kept: one place, "
+                "which does not go with a broker, or 'disabled://'"
+            )
         tls = _tls(conf.redis_backend_use_ssl or conf.broker_use_ssl, "broker_use_ssl")
         transport = {**_transport(conf), **conf.result_backend_transport_options}
     elif _scheme(conf.result_backend) in ("disabled", "none"):
         return None
     else:
-        url = _single(conf.result_backend, "result_backend")
+        url, *others = _listed(conf.result_backend)
+        if others:
+            raise ImproperlyConfigured("'result_backend' gives several URLs: results are kept in one place")
         tls = _tls(conf.redis_backend_use_ssl, "redis_backend_use_ssl")
         transport = dict(conf.result_backend_transport_options)
     if _scheme(url) in _POSTGRES:
@@ -112,16 +148,6 @@ def _of_postgres(conf: Any) -> dict[str, Any]:
             "verify-full" if checks_name else "verify-ca" if checks == "required" else "require"
         )
     return options | {_LIBPQ[name]: value for name, value in given.items() if name in _LIBPQ}
-
-
-def _single(urls: str, setting: str) -> str:
-    """The one URL. Raises: ImproperlyConfigured: there are several."""
-    listed = split_urls(urls)
-    if len(listed) > 1:
-        raise ImproperlyConfigured(
-            f"{setting!r} gives several URLs; failing over to another comes in a later version"
-        )
-    return listed[0] if listed else urls
 
 
 def _scheme(url: str) -> str:

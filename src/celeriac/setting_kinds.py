@@ -22,6 +22,7 @@ _TRUE = ("1", "true", "yes", "on")
 _FALSE = ("0", "false", "no", "off")
 _WORDS: Mapping[str, bool] = MappingProxyType({word: word in _TRUE for word in (*_TRUE, *_FALSE)})
 _RATE = re.compile(r"\d+(\.\d+)?(/[smh])?", re.ASCII)
+_STRATEGIES = ("round-robin", "shuffle")
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL", "FATAL")
 
 
@@ -176,6 +177,14 @@ def _accept_rate(value: Any) -> Any:
     return _not_below(value, 0)
 
 
+def _accept_strategy(value: Any) -> Any:
+    if callable(value):
+        return value
+    if not isinstance(value, str) or value not in _STRATEGIES:
+        raise NotOfKind(nearest(value, _STRATEGIES) if isinstance(value, str) else "")
+    return value
+
+
 def _accept_level(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool):
         return _not_below(value, 0)
@@ -220,6 +229,12 @@ MAPPING = Kind("mapping", "a dict", _accept_mapping, lambda text: _accept_mappin
 SSL = Kind("TLS options", "True, False or a dict of TLS options", _accept_ssl, _read_ssl)
 RATE = Kind(
     "rate", "a rate such as '10/s', '100/m' or '1000/h', or a number a second", _accept_rate, _accept_rate
+)
+STRATEGY = Kind(
+    "strategy",
+    "'round-robin', 'shuffle', or a function of the list of URLs that gives them in another order",
+    _accept_strategy,
+    _accept_strategy,
 )
 LEVEL = Kind(
     "log level",

@@ -25,6 +25,7 @@ from celeriac.setting_kinds import (
     PATH,
     RATE,
     SSL,
+    STRATEGY,
     TEXT,
     TIMEZONE,
     URL,
@@ -128,7 +129,7 @@ _PUBLISH_RETRY = {"max_retries": 3, "interval_start": 0, "interval_max": 1, "int
 
 _BROKER = (
     Setting("broker_url", URL, "sqlite:///celeriac.sqlite",
-            "Where messages are kept; several URLs are tried in turn.", "BROKER_URL", "--broker"),
+            "Where messages are kept; of several URLs the first one that answers is used.", "BROKER_URL", "--broker"),
     Setting("broker_read_url", URL, None,
             "Where workers take messages, if not at `broker_url`. What follows a run (a retry, the next step) "
             "stays there.", "BROKER_READ_URL"),
@@ -139,8 +140,12 @@ _BROKER = (
             "worker looks into its queues, `round_robin`, `sorted` or `priority`.", "BROKER_TRANSPORT_OPTIONS"),
     Setting("broker_use_ssl", SSL, False, "TLS for the broker's connections.", "BROKER_USE_SSL",
             optional=True),
-    Setting("broker_failover_strategy", one_of("round-robin", "shuffle"), "round-robin",
-            "In which order several broker URLs are tried.", "BROKER_FAILOVER_STRATEGY", optional=True),
+    Setting("broker_failover_strategy", STRATEGY, "round-robin",
+            "In which order a sender tries the others of several broker URLs, where the first does not answer.",
+            "BROKER_FAILOVER_STRATEGY", optional=True),
+    Setting("broker_failover_after", seconds(), 5.0,
+            "Seconds that a broker must have been away before a worker goes to another of several, and must have been "
+            "back before it returns."),
     Setting("broker_heartbeat", seconds(), 120.0,
             "Seconds between signs of life on an AMQP connection; 0 turns them off.", "BROKER_HEARTBEAT",
             optional=True),

@@ -237,7 +237,6 @@ NOT_YET: Mapping[str, str] = MappingProxyType(
         "task_send_sent_event": "events are not published in this version",
         "task_queue_max_priority": "priorities are 0 to 9 on every queue in this version",
         "result_chord_expires": "a chord that is never completed is forgotten after 30 days",
-        "broker_failover_strategy": "this version takes one broker URL",
         "security_key": "messages are not signed in this version",
         "security_key_password": "messages are not signed in this version",
         "security_certificate": "messages are not signed in this version",

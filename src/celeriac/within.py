@@ -31,6 +31,7 @@ def send(broker: Broker, batch: Sequence[Outgoing], connection: Any) -> bool:
     if not isinstance(broker, Transactional):
         raise ImproperlyConfigured(
             f"connection= sends within a transaction of a database that is the broker; this broker is {broker.place}"
+            f"{', one of several' if hasattr(broker, 'all') else ''}"
         )
     broker.send_within(batch, connection)
     return True

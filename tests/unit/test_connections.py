@@ -15,7 +15,8 @@ from celeriac.exceptions import ImproperlyConfigured
 
 def broker(**settings: Any) -> tuple[str, dict[str, Any]]:
     with Celeriac("x", set_as_current=False, **{"broker_url": "redis://one/0", **settings}) as app:
-        return connections.of_broker(app.conf)
+        (place,) = connections.of_broker(app.conf)
+        return place
 
 
 def results(**settings: Any) -> tuple[str, dict[str, Any]]:
@@ -120,3 +121,46 @@ def test_postgresql_gets_the_settings_in_its_own_words() -> None:
     }  # fmt: skip
     for more, mode in (({"ssl_check_hostname": False}, "verify-ca"), ({"ssl_cert_reqs": "none"}, "require")):
         assert broker(broker_url=url, broker_use_ssl={**tls, **more})[1]["sslmode"] == mode
+
+
+def places(**settings: Any) -> list[str]:
+    with Celeriac("x", set_as_current=False, **settings) as app:
+        return [url for url, _ in connections.of_broker(app.conf)]
+
+
+@pytest.mark.parametrize(
+    "given",
+    ["redis://one/0;redis://two/0", ["redis://one/0", "redis://two/0"], "redis://one/0; redis://two/0;"],
+)
+def test_several_brokers_are_a_list_or_a_text(given: Any) -> None:
+    assert places(broker_url=given) == ["redis://one/0", "redis://two/0"]
+    assert places(broker_url="redis://three/0", broker_write_url=given) == ["redis://one/0", "redis://two/0"]
+
+
+def test_of_brokers_of_several_kinds_only_their_kinds_are_told() -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"several kinds \(redis, postgresql\)") as told:
+        places(broker_url=["redis://:hunter2@one/0", "rediss://two/0", "postgresql://me@three/shop"])
+    assert "hunter2" not in str(told.value)
+
+
+def test_with_several_brokers_it_must_be_said_where_results_are() -> None:
+    several = ["redis://one/0", "redis://two/0"]
+    with pytest.raises(ImproperlyConfigured, match="'result_backend' must say where"):
+        results(broker_url=several)
+    with pytest.raises(ImproperlyConfigured, match="results are kept in one place"):
+        results(broker_url=several, result_backend="redis://one/1;redis://two/1")
+    assert results(broker_url=several, result_backend="redis://three/0")[0] == "redis://three/0"
+
+
+def test_a_broker_whose_messages_cannot_be_moved_is_not_one_of_several() -> None:
+    several = {"broker_url": "memory://one;memory://two", "result_backend": "disabled://"}
+    with Celeriac("x", set_as_current=False, **several) as app:
+        with pytest.raises(ImproperlyConfigured, match="memory:one cannot be one of several"):
+            _ = app.broker
+
+
+def test_one_place_is_not_two_brokers() -> None:
+    several = {"broker_url": "redis://one/0;redis://one:6379/0", "result_backend": "disabled://"}
+    with Celeriac("x", set_as_current=False, **several) as app:
+        with pytest.raises(ImproperlyConfigured, match="gives redis one:6379/0 twice"):
+            _ = app.broker

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from typing import (
     TYPE_CHECKING,
@@ -23,16 +23,8 @@ from typing import (
     overload,
 )
 
-from celeriac import (
-    brokers,
-    clock,
-    connections,
-    context,
-    importing,
-    plugins,
-    results,
-    task_options,
-)
+from celeriac import clock, context, importing, plugins, task_options
+from celeriac.app.openings import Openings
 from celeriac.async_result import AsyncResult, EagerResult
 from celeriac.backend import Backend
 from celeriac.brokers.contract import Broker
@@ -42,7 +34,6 @@ from celeriac.exceptions import AlwaysEagerIgnored, ImproperlyConfigured, Settin
 from celeriac.producer import Call, Producer
 from celeriac.registry import BUILTINS, TaskRegistry
 from celeriac.result_sets import ResultSet, group_results_of, result_from_tuple
-from celeriac.results.disabled import DisabledResults
 from celeriac.settings import SETTINGS
 from celeriac.task import Task
 from celeriac.waiting import Origin
@@ -76,7 +67,7 @@ class Celeriac:
     def __init__(
         self,
         main: str | None = None,
-        broker: str | None = None,
+        broker: str | Sequence[str] | None = None,
         backend: str | None = None,
         include: Iterable[str] | None = None,
         set_as_current: bool = True,
@@ -98,12 +89,12 @@ class Celeriac:
         self.tasks = TaskRegistry()
         self.tasks.make_builtin = self._add_builtin
         self.conf = Settings()
+        self.openings = Openings(self.conf)
         #: In a worker: the task modules that are imported when they are needed.
         self.modules: Any = None
         self.finalized = False
         self._lock = threading.RLock()
         self._producer: Producer | None = None
-        self._open: dict[str, connections.Opened] = {}
         self._packages: list[tuple[Any, str | None]] = []
         self.Task: type[Task[..., Any]] = Task
         if task_cls is not None:
@@ -350,7 +341,9 @@ class Celeriac:
         """The way out, under the settings of this moment."""
         producer = self._producer
         if producer is None or producer.version != self.conf.version:
-            producer = self._producer = Producer(self.conf, lambda: self.broker, lambda: self.timezone)
+            producer = self._producer = Producer(
+                self.conf, lambda: self.openings.sender, lambda: self.timezone
+            )
         return producer
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult:
@@ -389,41 +382,18 @@ class Celeriac:
 
     @property
     def broker(self) -> Broker:
-        """Where messages are sent. Opens no connection: its first verb does."""
-        return cast("Broker", self._opened("broker"))
+        """Where messages are sent; of several, the one that is in use. Opens no connection: its first verb does."""
+        return self.openings.broker
 
     @property
     def reader(self) -> Broker:
         """Where workers take messages: `broker`, unless `broker_read_url` says otherwise."""
-        return cast("Broker", self._opened("reader"))
+        return self.openings.reader
 
     @property
     def backend(self) -> Backend:
         """Where results are kept: at the broker, unless `result_backend` says otherwise."""
-        return cast("Backend", self._opened("result store"))
-
-    def _opened(self, what: str) -> Any:
-        """What is open already, or opened now: also where the settings have changed since."""
-        known = self._open.get(what)
-        if known is not None and known.version == self.conf.version:
-            return known.thing
-        with self._lock:
-            version, known = self.conf.version, self._open.get(what)
-            place = connections.of_place(self.conf, what)
-            if what == "reader" and place == connections.of_place(self.conf, "broker"):
-                return self.broker
-            if known is None or known.place != place:
-                if known is not None:
-                    known.thing.close()
-                if place is None:
-                    thing: Any = Backend(DisabledResults(), self.conf)
-                elif what != "result store":
-                    thing = brokers.connect(*place)
-                else:
-                    thing = Backend(results.connect(*place), self.conf)
-                known = connections.Opened(version, place, thing)
-            self._open[what] = known._replace(version=version)
-            return known.thing
+        return self.openings.backend
 
     def AsyncResult(self, id: str, **kwargs: Any) -> AsyncResult:
         """The result of an earlier call, by its id."""
@@ -477,8 +447,7 @@ class Celeriac:
 
     def close(self) -> None:
         """Close all connections. Idempotent; a later call opens new ones."""
-        for opened in list(self._open.values()):
-            opened.thing.close()
+        self.openings.close()
         context.APPS.discard(self)
 
     def __enter__(self) -> Self:

@@ -26,10 +26,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Migrate each place once."""
-    conf = open_broker(args).conf
+    conf = open_broker(args, asks=False).conf
     store_at = connections.of_results(conf)
     both: list[Any] = [
-        brokers.connect(*connections.of_broker(conf)),
+        *(brokers.connect(*place) for place in connections.of_broker(conf)),
         *([results.connect(*store_at)] if store_at else []),
     ]
     for place, one in {one.place: one for one in both}.items():

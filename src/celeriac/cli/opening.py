@@ -30,8 +30,9 @@ def open_app(args: argparse.Namespace) -> Any:
     return app
 
 
-def open_broker(args: argparse.Namespace) -> Any:
-    """As `open_app`, for commands that ask the broker: refuses to make an empty one by accident."""
+def open_broker(args: argparse.Namespace, *, asks: bool = True) -> Any:
+    """As `open_app`, for commands that ask the broker (of several one that answers): refuses to make an empty one by
+    accident."""
     app = open_app(args)
     conf = app.conf
     default = SETTINGS["broker_url"].default.removeprefix("sqlite:///")
@@ -40,6 +41,8 @@ def open_broker(args: argparse.Namespace) -> Any:
         raise ImproperlyConfigured(
             "which broker? Name the application (-A proj), or the broker (-b URL, or CELERIAC_BROKER_URL)"
         )
+    if asks:
+        app.openings.reach()
     return app
 
 

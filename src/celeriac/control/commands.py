@@ -54,14 +54,17 @@ class Control:
             ResultStoreUnavailable: all are revoked, and whoever waits hears of it later.
         """
         ids = [task_id] if isinstance(task_id, str) else list(task_id)
-        words = revoking.revoke(
+        words, failure = revoking.revoke(
             self.app,
             ids,
             terminate=terminate,
             signal=revoking.signal_of(signal) if terminate else "",
             destination=names_of(destination),
         )
-        return self._say(words, options)
+        answers = self._say(words, options)
+        if failure is not None:
+            raise failure
+        return answers
 
     def terminate(
         self,
@@ -90,8 +93,11 @@ class Control:
 
         Raises: as `revoke`; ImproperlyConfigured: no stamp is named.
         """
-        answers = self._say([revoking.ban(self.app, headers)], dict(options))
+        word, failure = revoking.ban(self.app, headers)
+        answers = self._say([word], dict(options))
         self.revoke(revoking.banned_ids(self.app, headers), destination, terminate, signal, **options)
+        if failure is not None:
+            raise failure
         if answers is None:
             return None
         # Workers are told that there is a ban, and not which: Celery's words are found here.
@@ -134,6 +140,7 @@ class Control:
 
     def purge(self, connection: Any = None) -> int:
         """Delete what waits in the queues that a worker without `-Q` takes from. Returns how many messages."""
+        self.app.openings.reach()
         return sum(self.app.broker.purge(name) for name in usual_queues(self.app.conf))
 
     discard_all = purge
@@ -146,6 +153,7 @@ class Control:
         if options:
             raise TypeError(f"remote control has no option {', '.join(map(repr, sorted(options)))}")
         answers: dict[str, Any] = {}
+        self.app.openings.reach()
         for word in words:
             if reply:
                 heard = asking.ask(self.app.broker, word, TIMEOUT if timeout is None else timeout, limit)

@@ -59,6 +59,7 @@ class Inspect:
     def conditions(self, about: str = "", items: Sequence[str] = ()) -> list[Answer]:
         """How each worker is, as `/status` of its health probes says it; and what it says about one of `notices`."""
         ask = Ask(destination=self.destination, about=about, items=tuple(items))
+        self.app.openings.reach()
         return asking.ask(self.app.broker, ask, self.timeout, self.limit)
 
     # -- about the worker ---------------------------------------------------------------------------------

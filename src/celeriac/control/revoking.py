@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import signal as signals
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, Final
 
 from celeriac import bans, clock, message, notices, routing, states, stored
 from celeriac.backend import lifetime
 from celeriac.brokers.abilities import Searchable
-from celeriac.brokers.contract import REVOKED, Record, Revocation
-from celeriac.exceptions import DecodeError, ImproperlyConfigured, TaskRevokedError
+from celeriac.brokers.contract import REVOKED, Broker, Record, Revocation
+from celeriac.exceptions import DecodeError, ImproperlyConfigured, OperationalError, TaskRevokedError
 from celeriac.notices import Banned, Revoke
 from celeriac.stored import Stored
 
@@ -31,12 +31,13 @@ def revoke(
     terminate: bool = False,
     signal: str = "",
     destination: Sequence[str] | None = None,
-) -> list[Revoke]:
+) -> tuple[list[Revoke], OperationalError | None]:
     """From the return of this call on these tasks begin no run. What waits ends as REVOKED: at once, where the broker
     is `Searchable`; else when its turn comes.
 
     Returns what the workers are to be told: of tasks that wait in no queue, and may be held or run; and which ended
-    where they waited, of very many the last. `destination` limits which workers hear it, not what holds.
+    where they waited, of very many the last. `destination` limits which workers hear it, not what holds. Beside it what
+    is to be raised behind that: of several brokers one does not know of it.
 
     Raises:
         BrokerUnavailable, BrokerRefused: some may be revoked; the same call again is safe.
@@ -46,58 +47,87 @@ def revoke(
     keep: float = app.conf.worker_revoke_expires
     revocations = [Revocation(key, terminate, signal) for key in keys]
     waited: dict[bytes, None] = {}
-    for queue in queues_of(app):
-        waited |= dict.fromkeys(app.broker.revoke(queue, revocations, keep))
+
+    def revoke_at(broker: Broker) -> None:
+        for queue in queues_of(app, broker):
+            waited.update(dict.fromkeys(broker.revoke(queue, revocations, keep)))
+
+    failure = everywhere(app, revoke_at)
     tell_results(app, list(waited))
     elsewhere = [key for key in keys if key not in waited]
     ended = list(waited)[-notices.MOST_ENDED :]
     named = None if destination is None else tuple(destination)
-    return [
+    words = [
         Revoke(keys=of, ended=was, keep=keep, terminate=terminate, signal=signal, destination=named)
         for of, was in zip_longest(_parts(elsewhere), _parts(ended), fillvalue=())
     ]
+    return words, failure
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:
     return (tuple(keys[at : at + notices.MOST_KEYS]) for at in range(0, len(keys), notices.MOST_KEYS))
 
 
-def ban(app: Any, headers: Mapping[str, Any]) -> Banned:
+def everywhere(app: Any, tell: Callable[[Broker], None]) -> OperationalError | None:
+    """Tell the broker; of several, all that answer. Returns why one could not be told, where others were.
+
+    Raises: as `tell`, where nobody was told.
+    """
+    failures: list[OperationalError] = []
+    places = app.openings.brokers
+    for broker in places:
+        try:
+            tell(broker)
+        except OperationalError as exc:
+            failures.append(exc)
+    if len(failures) == len(places):
+        raise failures[0]
+    if not failures:
+        return None
+    return type(failures[0])(f"told to other brokers of the list, and not to one: {failures[0]}")
+
+
+def ban(app: Any, headers: Mapping[str, Any]) -> tuple[Banned, OperationalError | None]:
     """Have the broker remember that tasks with one of these stamps are revoked, whenever they come.
 
-    Returns what the workers are to be told.
+    Returns what the workers are to be told, and what is to be raised behind that, as `revoke`.
 
     Raises:
         ImproperlyConfigured: no stamp is named.
     """
     if not headers:
         raise ImproperlyConfigured("revoke by which stamps? Name one at least, with its value or values")
-    app.broker.ban(bans.encode(bans.of_headers(headers)), app.conf.worker_revoke_expires)
-    return Banned()
+    data, keep = bans.encode(bans.of_headers(headers)), app.conf.worker_revoke_expires
+    return Banned(), everywhere(app, lambda broker: broker.ban(data, keep))
 
 
 def banned_ids(app: Any, headers: Mapping[str, Any]) -> list[str]:
     """The ids of the tasks with one of these stamps that wait, are delayed, or are held or run by a worker now; none
     where the broker is not `Searchable`."""
-    if not isinstance(app.broker, Searchable):
-        return []
     banned = bans.of_headers(headers)
     accept = app.conf.accept_content
     found: dict[str, None] = {}
-    for queue in queues_of(app):
-        for name in headers:
-            for data in app.broker.find(queue, name.encode()):
-                with contextlib.suppress(DecodeError):
-                    decoded = message.decode(data, accept)
-                    if bans.match(banned, decoded.options.stamps or {}):
-                        found[decoded.id] = None
+
+    def find(broker: Broker) -> None:
+        if not isinstance(broker, Searchable):
+            return
+        for queue in queues_of(app, broker):
+            for name in headers:
+                for data in broker.find(queue, name.encode()):
+                    with contextlib.suppress(DecodeError):
+                        decoded = message.decode(data, accept)
+                        if bans.match(banned, decoded.options.stamps or {}):
+                            found[decoded.id] = None
+
+    # One that is away is told of by what follows this.
+    everywhere(app, find)
     return list(found)
 
 
-def queues_of(app: Any) -> list[str]:
+def queues_of(app: Any, broker: Broker) -> list[str]:
     """The queues in which a task of this application may be: those the broker knows, and those that are declared."""
     declared = routing.declared_queues(app.conf)
-    return list(dict.fromkeys([*app.broker.queues(), app.conf.task_default_queue, *declared]))
+    return list(dict.fromkeys([*broker.queues(), app.conf.task_default_queue, *declared]))
 
 
 def signal_of(signal: str | int | None) -> str:

@@ -194,7 +194,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         hostname=hostname,
         app=str(getattr(app, "main", None) or options.app),
         broker_url=conf.broker_read_url or conf.broker_url,
-        broker_options=connections.of_broker(conf, reading=True)[1],
+        broker_options=connections.of_broker(conf, reading=True)[0][1],
         broker_lost_timeout=conf.broker_connection_lost_timeout,
         broker_retries=(conf.broker_connection_max_retries or None) if conf.broker_connection_retry else 0,
         broker_wait_at_start=conf.broker_connection_retry_on_startup is not False,

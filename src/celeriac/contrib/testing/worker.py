@@ -63,7 +63,7 @@ class TestWorkController:
         queues = queues_of(conf, options, options.hostname)
         terms = Terms(queues, conf.worker_lease, conf.task_max_deliveries)
         # A connection of its own, as a supervisor has: tasks do not hold it up.
-        self._broker = brokers.connect(*connections.of_broker(conf, reading=True))
+        self._broker = brokers.connect(*connections.of_broker(conf, reading=True)[0])
         self._keeper = LeaseKeeper(self._broker, terms, lambda: None)
         self._keeper.add(owner)
         self._attendant = (
