@@ -35,6 +35,7 @@ FAMILIES = {
         "Told by the supervisor: `number` counts from 1 and stays when a child is replaced.",
     ),
     "Broker": ("The broker", "Told by the process that misses it."),
+    "Messages": ("Lists of brokers", "Told by the supervisor that moved them."),
     "Lease": ("Leases", "Told by the child that held the lease."),
     "Dead": ("Dead letters", "Told by the supervisor that deleted them."),
     "Copies": ("Broadcasts", "Told by the supervisor that deleted the queue."),

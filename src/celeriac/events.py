@@ -242,8 +242,8 @@ class BrokerLost(Event, frozen=True):
 
 
 class BrokerCaution(Event, frozen=True):
-    """The broker's server is set up to do what may lose something; told when a worker starts. `text`: what, and what
-    to do about it."""
+    """Something about the broker, or a list of brokers, is set up such that messages may be lost or left, as a worker
+    finds when it starts or moves messages. `text`: what, and what to do about it."""
 
     place: str
     text: str
@@ -254,6 +254,23 @@ class BrokerBack(Event, frozen=True):
 
     place: str
     away: float
+
+
+class BrokerChanged(Event, frozen=True):
+    """The worker takes from another broker of its list from now on, because of the `reason`."""
+
+    old: str
+    new: str
+    reason: str
+
+
+class MessagesMoved(Event, frozen=True):
+    """What was sent to another broker of the list, where the worker does not take, was moved to where it does."""
+
+    queue: str
+    count: int
+    source: str
+    target: str
 
 
 class LeaseWasLost(Event, frozen=True):

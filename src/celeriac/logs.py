@@ -339,6 +339,19 @@ def _broker_back(event: events.BrokerBack) -> Line:
     return Line(logging.WARNING, text, {"place": place, "away": event.away})
 
 
+def _broker_changed(event: events.BrokerChanged) -> Line:
+    old, new = mask_url(event.old), mask_url(event.new)
+    text = f"takes from {new} now, not from {old}: {event.reason}"
+    return Line(logging.WARNING, text, {"old": old, "new": new, "reason": event.reason})
+
+
+def _messages_moved(event: events.MessagesMoved) -> Line:
+    source, target = mask_url(event.source), mask_url(event.target)
+    text = f"{event.queue}: {event.count} messages moved from {source} to {target}"
+    data = {"queue": event.queue, "count": event.count, "source": source, "target": target}
+    return Line(logging.INFO, text, data)
+
+
 def _lease_lost(event: events.LeaseWasLost) -> Line:
     text = f"the lease of {event.owner} ended while it lived (paused, or cut off): its tasks run elsewhere"
     return Line(logging.WARNING, text, {"owner": event.owner})
@@ -393,6 +406,8 @@ TELLERS: Final[Mapping[type[events.Event], Teller]] = {
     events.BrokerLost: Teller(logging.ERROR, _broker_lost),
     events.BrokerCaution: Teller(logging.WARNING, _broker_caution),
     events.BrokerBack: Teller(logging.WARNING, _broker_back),
+    events.BrokerChanged: Teller(logging.WARNING, _broker_changed),
+    events.MessagesMoved: Teller(logging.INFO, _messages_moved),
     events.LeaseWasLost: Teller(logging.WARNING, _lease_lost),
     events.DeadLettersEvicted: Teller(logging.WARNING, _dead_letters_evicted),
     events.CopiesForgotten: Teller(logging.INFO, _copies_forgotten),

@@ -93,12 +93,14 @@ class Fork(Word, frozen=True):
 
     The child calls `celeriac.worker.main.run_child(app, options, fork, channel, board)`, which returns its
     exit code. A standby child gets ready, says so, and takes nothing before `Begin`: it replaces another.
+    `post`: from which broker of the list it takes, for all its life.
     """
 
     number: int
     owner: str
     slots: int
     standby: bool = False
+    post: int = 0
 
 
 class Up(Word, frozen=True):
@@ -135,7 +137,9 @@ class Ready(Word, frozen=True, kw_only=True):
     Times in seconds, memory in KiB. `broker_retries`: how often
     in a row a broker that is away is tried again, None for ever; `broker_wait_at_start`: whether also at the start.
     `revoke_grace`: seconds that a run has after it was told that it is revoked. `template_keepalive`: seconds without
-    need after which the template may be let go; None: it may not.
+    need after which the template may be let go; None: it may not. `broker_patience`: seconds that a broker of several
+    in `broker_url` must have been away before the worker goes to another; `revoke_keep`: for so long (seconds) it is
+    remembered at the next one what is revoked.
     """
 
     version: str
@@ -144,6 +148,7 @@ class Ready(Word, frozen=True, kw_only=True):
     broker_url: str
     broker_options: dict[str, Any]
     broker_lost_timeout: float | None
+    broker_patience: float = 5.0
     broker_retries: int | None = None
     broker_wait_at_start: bool = True
     results: str
@@ -172,6 +177,7 @@ class Ready(Word, frozen=True, kw_only=True):
     soft_time_limit: float | None = None
     remote_control: bool = True
     revoke_grace: float = 5.0
+    revoke_keep: float = 0.0
     template_keepalive: float | None = None
 
 

@@ -290,3 +290,35 @@ def test_ends_are_forgotten_after_their_time_and_bounded():
     assert plan.condemn({b"a": 10.0, b"b": 12.0}, [b"c"], 20.0, 13.0) == {b"b": 12.0, b"c": 20.0}
     keys = [str(n).encode() for n in range(plan.MOST_CONDEMNED + 10)]
     assert list(plan.condemn({}, keys, 20.0, 10.0)) == keys[10:]
+
+
+# ---- several brokers
+
+
+def test_a_child_at_another_broker_is_replaced_before_it_goes():
+    old = a_child(1, astray=True)
+    assert decide([old], Wishes(processes=1), LIMITS, 10.0) == [Spawn(standby=True)]
+    assert decide([old, standby(2, State.BOOTING)], Wishes(processes=1), LIMITS, 10.0) == []
+    assert decide([old, standby(2)], Wishes(processes=1), LIMITS, 10.0) == [
+        Drain(1, "the worker takes from another broker")
+    ]
+
+
+def test_a_child_that_runs_at_a_broker_that_is_away_is_waited_for():
+    old = leaving(1, astray=True, stranded=True)
+    assert decide([old, standby(2)], Wishes(processes=1), LIMITS, 10.0) == []
+
+
+def test_a_child_that_waits_for_a_broker_that_is_away_is_not():
+    for old in (
+        a_child(1, state=State.LEAVING, astray=True, stranded=True),
+        leaving(1, astray=True, stranded=True, away_since=9.0),
+        leaving(1, astray=True, stranded=True, store_away_since=9.0),
+    ):
+        assert decide([old, standby(2)], Wishes(processes=1), LIMITS, 10.0) == [Begin(2)]
+
+
+def test_a_child_at_a_broker_that_was_left_is_no_witness():
+    left, here = a_child(1, astray=True, away_since=3.0), a_child(2, away_since=5.0)
+    since = [plan.held_up_since(seen, lambda child: child.away_since) for seen in ([left], [left, here])]
+    assert since == [None, 5.0]

@@ -26,6 +26,7 @@ class Child:
         """`home` is the process id of the template that is asked to fork it."""
         self.number = fork.number
         self.owner = fork.owner
+        self.post = fork.post
         self.slots = fork.slots
         self.generation = generation
         self.home = home
@@ -111,8 +112,9 @@ class Child:
         """The board as it is now."""
         return self._board.read()
 
-    def view(self, generation: int, now: float) -> plan.Child:
-        """The child as a value for the plan."""
+    def view(self, generation: int, now: float, post: int | None = None, silent: bool = False) -> plan.Child:
+        """The child as a value for the plan. `post`: where the worker takes now; `silent`: where this child does,
+        the broker is away."""
         board = self.snapshot()
         if board.runs:
             self.quiet_at = now
@@ -133,6 +135,8 @@ class Child:
             heard_at=min(self.heard_at, self._round_at),
             due_at=self.due_at,
             outdated=self.generation != generation,
+            astray=post is not None and self.post != post,
+            stranded=post is not None and self.post != post and silent,
             killed=self.killed,
             memory=self.memory or board.memory,
             slots=self.slots,

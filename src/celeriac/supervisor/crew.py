@@ -20,8 +20,9 @@ from celeriac.notices import Revoke
 from celeriac.supervisor import plan
 from celeriac.supervisor.child import Child, task_id
 from celeriac.supervisor.condition import Condition
-from celeriac.supervisor.leases import LeaseKeeper, Surrender
+from celeriac.supervisor.leases import Surrender
 from celeriac.supervisor.plan import Limits, State, Streak, Wishes
+from celeriac.supervisor.posts import Posts
 from celeriac.supervisor.scaler import Scaler
 from celeriac.supervisor.template import Template
 
@@ -52,7 +53,7 @@ class Crew:
         self._hear_reply = hear
         self._ready: wire.Ready | None = None
         self._template: Template | None = None
-        self._keeper: LeaseKeeper | None = None
+        self._posts: Posts | None = None
         self._homes: dict[int, Template] = {}
         self._identity = f"{os.getpid()}-{os.urandom(4).hex()}"
         self._spawned = 0
@@ -67,9 +68,9 @@ class Crew:
         #: Modules that children had to import for themselves, for templates to come.
         self.learned: dict[str, None] = {}
 
-    def adopt(self, template: Template, ready: wire.Ready, keeper: LeaseKeeper) -> None:
+    def adopt(self, template: Template, ready: wire.Ready, posts: Posts) -> None:
         """Fork from this template from now on; children of an earlier generation are to be replaced."""
-        self._template, self._ready, self._keeper = template, ready, keeper
+        self._template, self._ready, self._posts = template, ready, posts
         self._homes[template.pid] = template
         if self._scaler is not None:
             self._scaler.adopt(ready)
@@ -95,12 +96,12 @@ class Crew:
             return
         now = clock.monotonic()
         held_up, self._looked_at = now - self._looked_at, now
-        is_broker_away = self._keeper is not None and self._keeper.condition().is_silent
+        silent = self._posts.silent if self._posts is not None else frozenset[int]()
         self._measure(now)
         for child in list(self.children.values()):
             if held_up > _HELD_UP:
                 child.forgive(held_up)
-            if is_broker_away:
+            if child.post in silent:
                 child.excuse(now)
             self._notice_end(child, now)
         self._rescale(now)
@@ -147,9 +148,9 @@ class Crew:
         )
 
     def _rescale(self, now: float) -> None:
-        scaler, keeper = self._scaler, self._keeper
-        if scaler is not None and keeper is not None and self.is_complete and scaler.is_due(now):
-            scaler.look(self._views(now), self._done, keeper, now)
+        scaler, posts = self._scaler, self._posts
+        if scaler is not None and posts is not None and self.is_complete and scaler.is_due(now):
+            scaler.look(self._views(now), self._done, posts.keeper, now)
 
     @property
     def _processes(self) -> int:
@@ -221,7 +222,7 @@ class Crew:
             worker=worker,
             came_up=self.is_complete,
             stopping=stopping,
-            broker=self._keeper.condition() if self._keeper else None,
+            broker=self._posts.keeper.condition() if self._posts else None,
             children=children,
             no_takes=no_takes,
             no_ends=no_ends,
@@ -237,8 +238,12 @@ class Crew:
 
     def _views(self, now: float) -> list[plan.Child]:
         generation = self._template.generation if self._template else -1
+        post = self._posts.current if self._posts else None
+        silent = self._posts.silent if self._posts else frozenset[int]()
         return [
-            child.view(generation if self._template else child.generation, now)
+            child.view(
+                generation if self._template else child.generation, now, post, silent=child.post in silent
+            )
             for child in self.children.values()
         ]
 
@@ -272,18 +277,19 @@ class Crew:
                         emit(events.TaskOverran(task_id(run.key), run.name, run.limit, hard=True))
 
     def _spawn(self, standby: bool, now: float) -> None:
-        if self._template is None or self._ready is None or self._keeper is None:
+        template, ready, posts = self._template, self._ready, self._posts
+        if template is None or ready is None or posts is None:
             return
         number = next(n for n in range(1, len(self.children) + 2) if n not in self.children)
         self._spawned += 1
-        owner = f"{self._ready.hostname}-{self._identity}.{number}.{self._spawned}"
-        fork = wire.Fork(number, owner, self._ready.slots, standby)
-        child = Child(fork, self._template.generation, self._template.pid, now)
-        child.grow_old(self._ready.max_age, self._ready.max_age_variance)
+        owner = f"{ready.hostname}-{self._identity}.{number}.{self._spawned}"
+        fork = wire.Fork(number, owner, ready.slots, standby, posts.current)
+        child = Child(fork, template.generation, template.pid, now)
+        child.grow_old(ready.max_age, ready.max_age_variance)
         self.children[number] = child
-        self._keeper.add(owner)
+        posts.keeper.add(owner)
         self._selector.register(child.channel, EVENT_READ, partial(self._hear, child))
-        self._template.channel.send(fork, child.handover)
+        template.channel.send(fork, child.handover)
 
     def _identify(self, child: Child, pid: int) -> None:
         child.identify(pid)
@@ -326,9 +332,10 @@ class Crew:
             self._template.channel.send(wire.Import(modules))
 
     def _follow(self, child: Child, owner: str) -> None:
-        if self._keeper is not None:
-            self._keeper.add(owner)
-            self._keeper.discard(child.owner)
+        if self._posts is not None:
+            keeper = self._posts.keeper_of(child.post)
+            keeper.add(owner)
+            keeper.discard(child.owner)
         emit(events.LeaseWasLost(child.owner))
         child.owner = owner
 
@@ -367,16 +374,17 @@ class Crew:
         del self.children[child.number]
 
     def _surrender(self, child: Child, death: plan.Death) -> None:
-        if self._keeper is None or self._ready is None:
+        if self._posts is None or self._ready is None:
             return
+        keeper = self._posts.keeper_of(child.post)
         if child.has_settled:
-            self._keeper.discard(child.owner)
+            keeper.discard(child.owner)
             return
         losses = plan.losses(death)
         memory = child.memory or child.snapshot().memory
         casualty = Casualty(plan.cause(death), clock.now(), self._ready.hostname, memory * 1024 or None)
         casualties = dict.fromkeys(losses.crashed, casualty)
-        self._keeper.surrender(Surrender(child.owner, casualties, losses.verdicts))
+        keeper.surrender(Surrender(child.owner, casualties, losses.verdicts))
 
     def _measure(self, now: float) -> None:
         often = self._ready is not None and self._ready.kill_above_memory is not None

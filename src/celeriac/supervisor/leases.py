@@ -2,7 +2,8 @@
 
 A thread of the supervisor, because a broker call may block and the supervisor's loop must not. It renews all
 owners in one call, which is also the queues' housekeeping; it ends the leases of dead children; it deletes dead
-letters that are too old or too many; and while the broker is away it tries again, with growing delays.
+letters that are too old or too many; it moves messages to where the worker takes, if that is elsewhere; and while the
+broker is away it tries again, with growing delays.
 
 `LeaseKeeper` is written to by the main loop only; what the two threads share is behind its condition.
 """
@@ -18,7 +19,16 @@ import msgspec
 from celeriac import clock
 from celeriac.brokers.abilities import Broadcasting
 from celeriac.brokers.contract import Broker, Casualty
-from celeriac.events import BrokerBack, BrokerCaution, BrokerLost, CopiesForgotten, DeadLettersEvicted, emit
+from celeriac.brokers.relay import SamePlace, TargetAway, relay
+from celeriac.events import (
+    BrokerBack,
+    BrokerCaution,
+    BrokerLost,
+    CopiesForgotten,
+    DeadLettersEvicted,
+    MessagesMoved,
+    emit,
+)
 from celeriac.message import id_of
 from celeriac.supervisor.condition import BrokerCondition
 from celeriac.wire import Broadcast
@@ -62,7 +72,13 @@ class Count(msgspec.Struct, frozen=True):
     """Wanted: how many messages wait."""
 
 
-Work = Surrender | tuple[str, ...] | str | Count
+class Relay(msgspec.Struct, frozen=True):
+    """Wanted: that messages of this queue are moved to where the worker takes."""
+
+    queue: str
+
+
+Work = Surrender | tuple[str, ...] | str | Count | Relay
 
 
 class LeaseKeeper:
@@ -80,8 +96,9 @@ class LeaseKeeper:
         self._backlog: int | None = None
         self._closing = False
         self._thread = threading.Thread(target=self._serve, name="leases", daemon=True)
-        # Read and written by the thread only.
+        # Written by the thread, and by whoever has it look soon.
         self._renew_at = 0.0
+        # Read and written by the thread only.
         self._look_at = 0.0
         #: Queues whose dead letters are still to be looked at.
         self._to_prune: deque[str] = deque()
@@ -91,6 +108,23 @@ class LeaseKeeper:
         self._lost_at: float | None = None
         self._renewed_at: float | None = None
         self._asked_at: float | None = None
+        self._is_given_up = False
+        # Where to move what comes to this broker, and for how long it is to be remembered there what is revoked;
+        # queues that are still to be looked into, and those of which others move messages elsewhere.
+        self._target: Broker | None = None
+        self._revoke_keep = 0.0
+        self._to_relay: deque[str] = deque()
+        self._hindered: set[str] = set()
+
+    @property
+    def broker(self) -> Broker:
+        """The broker that it asks."""
+        return self._broker
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether the broker has been away for too long, and still is."""
+        return self._is_given_up
 
     def start(self) -> None:
         """Start the thread."""
@@ -120,6 +154,22 @@ class LeaseKeeper:
             self._backlog = None
             self._changed.notify()
 
+    def look_soon(self) -> None:
+        """Renew at once: somebody cannot reach the broker."""
+        with self._changed:
+            if not self._failures:
+                self._renew_at = 0.0
+                self._changed.notify()
+
+    def relay_to(self, target: Broker | None, revoke_keep: float) -> None:
+        """Whatever waits in the queues, or is dead, is moved there from now on, with every renewal; None: it stays."""
+        with self._changed:
+            self._target, self._revoke_keep = target, revoke_keep
+            self._to_relay.clear()
+            if target is not None:
+                self._to_relay.extend(self._terms.queues)
+            self._changed.notify()
+
     def backlog(self) -> int | None:
         """How many messages waited when that was last counted; None: not known, or the broker is away."""
         with self._changed:
@@ -137,11 +187,15 @@ class LeaseKeeper:
             asking=None if asked_at is None else now - asked_at,
         )
 
-    def close(self, timeout: float) -> bool:
-        """Stop, when all surrenders are done, or after `timeout` seconds. Whether they are. Idempotent."""
+    def finish(self) -> None:
+        """Stop when all surrenders are done. Idempotent."""
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def close(self, timeout: float) -> bool:
+        """Stop, when all surrenders are done, or after `timeout` seconds. Whether they are. Idempotent."""
+        self.finish()
         if self._thread.ident is not None:
             self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -160,7 +214,8 @@ class LeaseKeeper:
         self._broker.close()
 
     def _wait_for_work(self) -> Work | None:
-        """A surrender, the owners to renew, when it is time, or else what waits to be counted, or a queue to prune.
+        """A surrender, the owners to renew, when it is time, or else what waits to be counted, a queue to prune, or one
+        to be moved from.
 
         None: closed, and nothing is left to do.
         """
@@ -178,6 +233,8 @@ class LeaseKeeper:
                     return Count()
                 if self._to_prune and not self._failures:
                     return self._to_prune.popleft()
+                if self._to_relay and not self._failures:
+                    return Relay(self._to_relay.popleft())
                 self._changed.wait(self._renew_at - now)
 
     def _do(self, work: Work) -> None:
@@ -187,6 +244,9 @@ class LeaseKeeper:
             return
         if isinstance(work, Count):
             self._count()
+            return
+        if isinstance(work, Relay):
+            self._relay(work.queue)
             return
         if isinstance(work, tuple):
             # An owner that is lost stays on the list: one that has not taken yet is unknown too. A child that
@@ -199,6 +259,8 @@ class LeaseKeeper:
                     emit(BrokerCaution(self._broker.place, text))
             self._renewed_at = clock.monotonic()
             self._renew_at = self._renewed_at + terms.lease / 3
+            if self._target is not None:
+                self._to_relay.extend(queue for queue in terms.queues if queue not in self._to_relay)
             if self._renewed_at >= self._look_at:
                 self._look_at = self._renewed_at + _LEASES_BETWEEN_LOOKS * terms.lease
                 self._to_prune.extend(queue for queue in terms.queues if queue not in self._to_prune)
@@ -231,6 +293,33 @@ class LeaseKeeper:
         if pruned.is_more:
             self._to_prune.append(queue)
 
+    def _relay(self, queue: str) -> None:
+        """One step: one crate, and the next one comes after whatever is more urgent."""
+        target = self._target
+        if target is None:
+            return
+        try:
+            crate = relay(self._broker, target, queue, self._revoke_keep)
+        except TargetAway:
+            # Its own keeper tells of it; what is packed goes there later.
+            return
+        except SamePlace as exc:
+            self._target = None
+            emit(BrokerCaution(self._broker.place, str(exc)))
+            return
+        if crate is None:
+            self._hindered.discard(queue)
+        elif crate.target == target.place:
+            emit(MessagesMoved(queue, len(crate.parcels), self._broker.place, target.place))
+            self._to_relay.append(queue)
+        elif queue not in self._hindered:
+            self._hindered.add(queue)
+            text = (
+                f"messages of {queue} are on their way to {crate.target} and stay here until that move is ended: "
+                "celeriac move --from ... --to ..., or --give-back"
+            )
+            emit(BrokerCaution(self._broker.place, text))
+
     def _lost(self, error: Exception) -> None:
         now = clock.monotonic()
         longest = min(_LONGEST_DELAY, self._terms.lease / 6)
@@ -243,6 +332,7 @@ class LeaseKeeper:
             self._told_at = now
             emit(BrokerLost(self._broker.place, f"{type(error).__name__}: {error}", delay))
         if self._is_hopeless(now - self._lost_at):
+            self._is_given_up = True
             self._given_up()
 
     def _is_hopeless(self, away: float) -> bool:
@@ -257,6 +347,7 @@ class LeaseKeeper:
             return
         away = clock.monotonic() - self._lost_at
         self._lost_at = None
+        self._is_given_up = False
         self._failures = 0
         # Renew at once: the leases have run down meanwhile.
         self._renew_at = 0.0

@@ -23,16 +23,16 @@ from typing import Self
 
 import msgspec
 
-from celeriac import brokers, clock, machine, notices, wire
+from celeriac import clock, machine, notices, wire
 from celeriac.events import WorkerStarting, WorkerStopped, WorkerStopping, emit
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.notices import Ask, Banned, Revoke, Shutdown
 from celeriac.supervisor import banner, condition, questions
 from celeriac.supervisor.crew import Crew
 from celeriac.supervisor.health import HealthServer
-from celeriac.supervisor.leases import LeaseKeeper, Terms
 from celeriac.supervisor.listener import Missed, NoticeListener
 from celeriac.supervisor.plan import FIRST_TRIES
+from celeriac.supervisor.posts import Posts
 from celeriac.supervisor.questions import Questions, Told
 from celeriac.supervisor.template import COMMAND, Template
 from celeriac.wire import WorkerOptions
@@ -60,20 +60,6 @@ def run(options: WorkerOptions, command: Sequence[str] = COMMAND) -> int:
     """
     with Supervisor(options, command) as supervisor:
         return supervisor.run()
-
-
-def _terms(ready: wire.Ready) -> Terms:
-    return Terms(
-        ready.queues,
-        ready.lease,
-        ready.max_deliveries,
-        ready.broker_lost_timeout,
-        ready.broker_retries,
-        ready.broker_wait_at_start,
-        ready.dead_letter_max,
-        ready.dead_letter_expires,
-        ready.broadcasts,
-    )
 
 
 class SignalInbox:
@@ -130,8 +116,7 @@ class Supervisor:
         self._templates: list[Template] = []
         self._current: Template | None = None
         self._ready: wire.Ready | None = None
-        self._keeper: LeaseKeeper | None = None
-        self._listener: NoticeListener | None = None
+        self._posts: Posts | None = None
         self._generation = 0
         self._failed_templates = 0
         self._template_at = 0.0
@@ -140,8 +125,6 @@ class Supervisor:
         self._started_at = clock.monotonic()
         self._stop_at: float | None = None
         self._exit_code: int | None = None
-        # Written by the lease keeper's thread.
-        self._is_broker_lost = False
         self._health: HealthServer | None = None
         # With a terminal, SIGHUP means that it was closed.
         self._has_terminal = os.isatty(0)
@@ -199,9 +182,10 @@ class Supervisor:
         )
 
     def _hear_notices(self) -> None:
-        listener = self._listener
-        if listener is None:
-            return
+        for listener in self._posts.listeners if self._posts else ():
+            self._hear_from(listener)
+
+    def _hear_from(self, listener: NoticeListener) -> None:
         for heard in listener.take():
             match heard:
                 case Revoke():
@@ -216,7 +200,8 @@ class Supervisor:
                     if heard.reply:
                         listener.answer(heard.reply, {"ok": "headers flagged as revoked"})
                 case Ask(about=notices.ABOUT_REVOKED):
-                    told = Told(self._condition(), {}, {notices.ABOUT_REVOKED: listener.ended()})
+                    ended = self._posts.ended() if self._posts else []
+                    told = Told(self._condition(), {}, {notices.ABOUT_REVOKED: ended})
                     listener.answer(heard.reply, told)
                 case Ask() if heard.about:
                     self._questions.put(heard, self._pass_on)
@@ -245,11 +230,14 @@ class Supervisor:
         return frozenset((questions.TEMPLATE,))
 
     def _answer_asker(self, name: str, replies: Mapping[int, msgspec.Raw]) -> None:
-        if self._listener is not None:
-            figures = questions.figures(self._ready)
-            self._listener.answer(name, Told(self._condition(), replies, figures))
+        figures = questions.figures(self._ready)
+        # Who asks listens at one of them.
+        for listener in self._posts.listeners if self._posts else ():
+            listener.answer(name, Told(self._condition(), replies, figures))
 
     def _look(self) -> None:
+        if self._posts is not None and self._stop_at is None:
+            self._posts.look(self._crew.held_up()[0])
         self._crew.look(self._stop_at)
         self._questions.look()
         if self._health is not None:
@@ -264,7 +252,7 @@ class Supervisor:
             self._look_at_template(template, now)
         if self._stop_at is not None:
             return
-        if self._is_broker_lost or self._cannot_take():
+        if (self._posts is not None and self._posts.are_given_up) or self._cannot_take():
             self._stop(self._why_broker_is_given_up(), wire.EXIT_BROKER_UNAVAILABLE)
         elif self._crew.gave_up is not None:
             self._stop("no child comes up", self._crew.gave_up)
@@ -412,18 +400,14 @@ class Supervisor:
     def _install(self, template: Template, ready: wire.Ready) -> None:
         if self._stop_at is not None:
             return
-        if self._keeper is None:
+        if self._posts is None:
             try:
-                broker = brokers.connect(ready.broker_url, ready.broker_options)
+                self._posts = Posts(ready, self._inbox.wake)
             except ImproperlyConfigured as exc:
                 self._write(f"{type(exc).__name__}: {exc}\n")
                 self._stop("the broker cannot be used", wire.EXIT_USAGE)
                 return
-            self._keeper = LeaseKeeper(broker, _terms(ready), self._lose_broker)
-            self._keeper.start()
-            if ready.remote_control:
-                self._listener = NoticeListener(broker, ready.queues, ready.hostname, self._inbox.wake)
-                self._listener.start()
+            self._posts.start()
             if not self._options.quiet:
                 self._write(banner.render(ready))
         elif changed := self._changed(ready):
@@ -433,7 +417,7 @@ class Supervisor:
             return
         self._ready, self._current = ready, template
         self._failed_templates, self._rests = 0, False
-        self._crew.adopt(template, ready, self._keeper)
+        self._crew.adopt(template, ready, self._posts)
         machine.trim_heap()
 
     def _changed(self, ready: wire.Ready) -> list[str]:
@@ -453,26 +437,22 @@ class Supervisor:
         return timeout is not None and no_takes is not None and no_takes >= timeout
 
     def _why_broker_is_given_up(self) -> str:
-        broker = self._keeper.condition() if self._keeper else None
+        broker = self._posts.keeper.condition() if self._posts else None
         if broker and broker.renewed is None and self._ready and not self._ready.broker_wait_at_start:
             return "the broker is away, and broker_connection_retry_on_startup is off"
-        if not self._is_broker_lost and not (broker and broker.is_silent):
+        if not (self._posts and self._posts.are_given_up) and not (broker and broker.is_silent):
             return "the broker has let no child take for too long"
         return "the broker has been away for too long"
-
-    def _lose_broker(self) -> None:
-        self._is_broker_lost = True
-        self._inbox.wake()
 
     # ---- the end
 
     def _finish(self, code: int) -> int:
-        if self._listener is not None:
-            self._listener.close(_LAST_CALLS)
+        if self._posts is not None:
+            self._posts.deafen(_LAST_CALLS)
         # They have a last word to say to the application, which may take its time meanwhile.
         for template in self._templates:
             template.close()
-        if self._keeper is not None and not self._keeper.close(_LAST_CALLS):
+        if self._posts is not None and not self._posts.close(_LAST_CALLS):
             _log.warning("the broker is away: what the children held comes back when their leases end")
         until = clock.monotonic() + _TEMPLATE_EXIT
         self._reap()

@@ -86,6 +86,9 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     #: How many runs have ended in it.
     done: int = 0
     warned: frozenset[int] = frozenset()
+    #: Whether it takes at a broker that the worker has left, and whether that broker is away: it cannot end there.
+    astray: bool = False
+    stranded: bool = False
     #: Since when the broker, or the result store, has kept it from taking; 0.0: it does not.
     away_since: float = 0.0
     store_away_since: float = 0.0
@@ -198,11 +201,13 @@ def _hangs(child: Child, limits: Limits, now: float) -> bool:
 
 
 def held_up_since(children: Sequence[Child], since: Callable[[Child], float]) -> float | None:
-    """Since when no child has been able to take; None: one is, or none tries. What is busy is no witness."""
+    """Since when no child has been able to take; None: one is, or none tries. What is busy is no witness, and neither
+    is what takes at a broker that the worker has left."""
     witnesses = [
         since(child)
         for child in children
-        if since(child) or (child.state is State.READY and child.begun and not child.runs)
+        if not child.astray
+        and (since(child) or (child.state is State.READY and child.begun and not child.runs))
     ]
     return max(witnesses) if witnesses and all(witnesses) else None
 
@@ -257,7 +262,10 @@ def is_standby(child: Child) -> bool:
 def occupies(child: Child) -> bool:
     """Whether it counts against the number of processes: it takes, or its one slot may still be busy."""
     if child.state is State.LEAVING:
-        return child.begun and child.slots == 1
+        # What waits for a broker that is away is in nobody's way. A run of it may go on all the same: its second thread
+        # may be the one that waits, with the end of an earlier run.
+        waits = child.stranded and (child.away_since or child.store_away_since or not child.runs)
+        return child.begun and child.slots == 1 and not waits
     return child.begun and child.state < State.LEAVING
 
 
@@ -272,6 +280,8 @@ def why_due(child: Child, limits: Limits, now: float) -> str | None:
         return None
     if child.outdated:
         return "the application was loaded anew"
+    if child.astray:
+        return "the worker takes from another broker"
     if limits.max_memory is not None and child.memory > limits.max_memory:
         return f"memory: {child.memory} KiB, more than {limits.max_memory}"
     if child.due_at is not None and child.due_at <= now:

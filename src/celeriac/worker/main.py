@@ -35,6 +35,7 @@ def run_child(app: Any, options: WorkerOptions, fork: Fork, channel: Channel, bo
     life.start_logs(options, app.conf, f"ForkPoolWorker-{fork.number}")
     for task in app.tasks.values():
         task.fix()
+    app.openings.work_at(fork.post)
     hostname = hostname_of(options)
     life.child_begins(hostname)
     spec = pools.spec(options.pool or app.conf.worker_pool)

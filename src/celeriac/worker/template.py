@@ -195,6 +195,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         app=str(getattr(app, "main", None) or options.app),
         broker_url=conf.broker_read_url or conf.broker_url,
         broker_options=connections.of_broker(conf, reading=True)[0][1],
+        broker_patience=conf.broker_failover_after,
         broker_lost_timeout=conf.broker_connection_lost_timeout,
         broker_retries=(conf.broker_connection_max_retries or None) if conf.broker_connection_retry else 0,
         broker_wait_at_start=conf.broker_connection_retry_on_startup is not False,
@@ -224,6 +225,7 @@ def describe(app: Any, options: WorkerOptions) -> wire.Ready:
         soft_time_limit=conf.task_soft_time_limit,
         remote_control=conf.worker_enable_remote_control,
         revoke_grace=conf.worker_revoke_grace,
+        revoke_keep=conf.worker_revoke_expires,
         template_keepalive=_keepalive(conf),
     )
 
