@@ -11,6 +11,7 @@ from typing import Any, Final, NamedTuple, cast
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.plugins import nearest
+from celeriac.settings_without_effect import OPTIONS_WITHOUT_EFFECT
 from celeriac.urls import split_urls
 
 Place = tuple[str, dict[str, Any]]
@@ -105,7 +106,7 @@ def of_results(conf: Any) -> Place | None:
                 "which does not go with a broker, or 'disabled://'"
             )
         tls = _tls(conf.redis_backend_use_ssl or conf.broker_use_ssl, "broker_use_ssl")
-        transport = {**_transport(conf), **conf.result_backend_transport_options}
+        transport = {**_transport(conf), **_with_effect(conf.result_backend_transport_options)}
     elif _scheme(conf.result_backend) in ("disabled", "none"):
         return None
     else:
@@ -113,7 +114,7 @@ def of_results(conf: Any) -> Place | None:
         if others:
             raise ImproperlyConfigured("'result_backend' gives several URLs: results are kept in one place")
         tls = _tls(conf.redis_backend_use_ssl, "redis_backend_use_ssl")
-        transport = dict(conf.result_backend_transport_options)
+        transport = _with_effect(conf.result_backend_transport_options)
     if _scheme(url) in _POSTGRES:
         return url, _of_postgres(conf) | transport
     if _scheme(url) not in _REDIS:
@@ -130,8 +131,13 @@ def of_results(conf: Any) -> Place | None:
 
 def _transport(conf: Any) -> dict[str, Any]:
     """The broker's own options: in which order queues are looked into is said to workers."""
-    given: dict[str, Any] = conf.broker_transport_options
+    given = _with_effect(conf.broker_transport_options)
     return {name: value for name, value in given.items() if name != "queue_order_strategy"}
+
+
+def _with_effect(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Transport options without those of Celery's that do nothing here, on any server: who gave them was warned."""
+    return {name: value for name, value in options.items() if name not in OPTIONS_WITHOUT_EFFECT}
 
 
 def _of_postgres(conf: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from celeriac import Celeriac, connections, urls
 from celeriac.drivers.postgres import Address as PostgresAddress
 from celeriac.drivers.redis import Address
-from celeriac.exceptions import ImproperlyConfigured
+from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect
 
 
 def broker(**settings: Any) -> tuple[str, dict[str, Any]]:
@@ -53,6 +53,17 @@ def test_the_store_has_options_of_its_own() -> None:
 def test_a_store_at_the_broker_has_the_brokers_options() -> None:
     found = address(results(broker_transport_options={"global_keyprefix": "us", "socket_timeout": 30}))
     assert (found.host, found.prefix, found.timeout) == ("one", "us:", 30.0)
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.sqlite", "postgresql://one/shop", "redis://one/0"])
+@pytest.mark.parametrize("setting", ["broker_transport_options", "result_backend_transport_options"])
+def test_options_of_celery_that_do_nothing_are_no_broker_s_error(url: str, setting: str) -> None:
+    with (
+        Celeriac("x", set_as_current=False, broker_url=url) as app,
+        pytest.warns(SettingHasNoEffect, match="visibility_timeout"),
+    ):
+        setattr(app.conf, setting, {"visibility_timeout": 3600})
+        _ = app.broker, app.backend
 
 
 def test_other_brokers_get_what_they_know() -> None:
