@@ -11,7 +11,7 @@ CODE := src tests examples benchmarks docs
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check servers test shape chaos workflows soak bench weigh docs clean
+.PHONY: help demo setup fmt check servers test shape chaos guarantees workflows soak bench weigh docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -62,6 +62,9 @@ chaos: $(VENV)/.dev servers ## Break everything at once and account for every ta
 workflows: $(VENV)/.dev servers ## Run random workflows while children are killed: COUNT=1000 SEED=7 BROKER=sqlite
 	$(BIN)/python -m tests.workflows --workflows $(or $(COUNT),1000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(BROKER),--broker $(BROKER)) $(WORKFLOWS)
+
+guarantees: $(VENV)/.dev servers ## Run the tests of the promises alone, on other brokers too: GROUNDS=cluster
+	$(if $(GROUNDS),CELERIAC_TEST_GROUNDS="$(GROUNDS)") $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/guarantees
 
 soak: $(VENV)/.dev servers ## Run a day's tasks within minutes and judge what each process keeps: MINUTES=10 BROKER=sqlite
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(BROKER),--broker $(BROKER)) $(SOAK)

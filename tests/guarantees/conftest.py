@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import sys
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from tests import servers
 from tests.chaos.proxy import Network
+from tests.clusters import Cluster
 from tests.servers import PrivateRedis
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
@@ -19,8 +21,11 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "worker"))
 from tests.guarantees.ground import Ground
 from tests.guarantees.outages import Wire
 
+#: The brokers to run on; besides these there is `cluster`.
+GROUNDS = os.environ.get("CELERIAC_TEST_GROUNDS", "sqlite redis postgres").split()
 
-@pytest.fixture(params=("sqlite", "redis", "postgres"))
+
+@pytest.fixture(params=GROUNDS)
 def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
     """Where this test sends and runs its own tasks, on each broker."""
     url = f"sqlite:///{tmp_path}/queue.sqlite"
@@ -29,9 +34,20 @@ def ground(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Ground]:
         url = servers.with_prefix(server, f"{prefix}-{secrets.token_hex(4)}:")
     if request.param == "postgres":
         url = request.getfixturevalue("postgres_place")
+    if request.param == "cluster":
+        url = request.getfixturevalue("private_cluster").url
     ground = Ground(tmp_path, url)
     yield ground
     ground.close()
+
+
+@pytest.fixture
+def private_cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Three primaries without replicas."""
+    (tmp_path / "nodes").mkdir()
+    cluster = Cluster(tmp_path / "nodes", {})
+    yield cluster
+    cluster.kill()
 
 
 @pytest.fixture
