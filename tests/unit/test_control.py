@@ -58,6 +58,25 @@ def test_what_waits_nowhere_is_told_to_the_workers(app: Celeriac, ear: Listener)
     assert app.AsyncResult("a").state == states.PENDING
 
 
+def test_where_results_are_kept_what_nobody_has_heard_of_is_revoked_at_once(app: Celeriac):
+    app.conf.task_ignore_result = False
+    consumer = app.broker.consumer(["celery"], "owner", lease=60.0, max_deliveries=3)
+    held = app.tasks["add"].delay(1, 2)
+    assert len(consumer.take(1, SOON)) == 1
+    app.backend.store_result("ended", 3, states.SUCCESS)
+    app.backend.store_result("at work", {"at": 1}, "PROGRESS")
+    results = [held, *map(app.AsyncResult, ("ended", "at work", "lost"))]
+    app.control.revoke([result.id for result in results])
+    assert [result.state for result in results] == [
+        states.PENDING, states.SUCCESS, "PROGRESS", states.REVOKED,
+    ]  # fmt: skip
+    last = (app.tasks["add"].s(1, 2) | app.tasks["add"].s(3)).delay()
+    last.revoke()
+    with pytest.raises(TaskRevokedError):
+        last.get(timeout=SOON, follow_parents=False)
+    consumer.close()
+
+
 def test_many_are_told_in_parts(app: Celeriac, ear: Listener):
     app.control.revoke([f"task {n}" for n in range(2500)])
     heard = [notices.read(data) for _, data in ear.wait(SOON)]

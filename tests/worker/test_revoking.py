@@ -118,6 +118,22 @@ def test_the_later_steps_of_a_chain_are_told(site: Site):
     wait_until(lambda: last.state == states.REVOKED, site.told)
 
 
+def test_where_results_are_kept_what_is_yet_to_be_sent_ends_at_once_and_what_runs_does_not(site: Site):
+    site.app.conf.task_ignore_result = False
+    site.worker("-c", "1")
+    last = chain(site.task("holds").s("gate"), site.task("add").si(2)).apply_async()
+    assert last.parent is not None
+    site.wait_note(last.parent, "start")
+    site.app.control.revoke([last.id, last.parent.id])
+    began = time.monotonic()
+    refuse(last)
+    assert took(began) < 1.0 + LENIENT and last.parent.state == states.PENDING
+    site.open("gate")
+    assert isinstance(last.parent.get(timeout=WAIT), int)
+    site.wait_empty()
+    assert site.notes(last) == [] and last.state == states.REVOKED
+
+
 # -- what is held ---------------------------------------------------------------------------------------------
 
 

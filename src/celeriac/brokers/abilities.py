@@ -5,7 +5,7 @@ Whoever needs one of these asks with `isinstance`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 import msgspec
@@ -49,6 +49,20 @@ class Searchable(Protocol):
 
         Looked for in steps that hold up nobody. What stays where it is is found; what moves meanwhile may be missing,
         or come twice.
+        """
+        ...
+
+
+@runtime_checkable
+class Overseeing(Protocol):
+    """It knows what all workers hold."""
+
+    def held(self, queue: str, keys: Collection[bytes]) -> set[bytes]:
+        """Those of these tasks, which it remembers as revoked, that are in anybody's holding now.
+
+        At a cost that grows with what is held, and not with the queue.
+
+        Raises: as every verb.
         """
         ...
 

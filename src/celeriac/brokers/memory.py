@@ -7,7 +7,7 @@ The same name is the same broker everywhere in the process. One lock guards ever
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from heapq import heappop, heappush
 from itertools import islice
@@ -122,6 +122,10 @@ class MemoryBroker(MemoryBroadcasts):
     def revoked(self, queue: str) -> list[Revocation]:
         with self._entered() as space:
             return memory_revoking.revoked(space.queue(queue))
+
+    def held(self, queue: str, keys: Collection[bytes]) -> set[bytes]:
+        with self._entered() as space:
+            return {entry.data[KEY] for entry in space.queue(queue).running.values()}.intersection(keys)
 
     def ban(self, ban: bytes, keep: float) -> None:
         with self._entered() as space:

@@ -7,7 +7,7 @@ the rows that they take and skip those that others have locked. Who sends notifi
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from celeriac import clock
@@ -133,6 +133,10 @@ class PostgresBroker:
 
     def revoked(self, queue: str) -> list[Revocation]:
         return [Revocation(*row) for row in self._call(verbs.REVOKED, queue)]
+
+    def held(self, queue: str, keys: Collection[bytes]) -> set[bytes]:
+        [(held,)] = self._call(verbs.HELD_KEYS, queue)
+        return set(keys).intersection(held)
 
     def ban(self, ban: bytes, keep: float) -> None:
         postgres_revoking.ban(self._call, ban, keep)

@@ -8,7 +8,7 @@ server's own clock decides about leases and due times.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -175,6 +175,9 @@ class RedisBroker:
 
     def revoked(self, queue: str) -> list[Revocation]:
         return redis_revoking.revoked(self._run, queue)
+
+    def held(self, queue: str, keys: Collection[bytes]) -> set[bytes]:
+        return set(keys).intersection(self._run("held", queue))
 
     def ban(self, ban: bytes, keep: float) -> None:
         self._script("ban", self._keys.bans, int(keep * 1000), ban, MOST_BANS)

@@ -7,7 +7,7 @@ the queue only then.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar, assert_never
 
 from celeriac import clock
@@ -120,6 +120,9 @@ class SQLiteBroker(SQLiteBroadcasts):
     def revoked(self, queue: str) -> list[Revocation]:
         rows = self._rows("revoked", queue, clock.now())
         return [Revocation(key, bool(terminate), signal) for key, terminate, signal in rows]
+
+    def held(self, queue: str, keys: Collection[bytes]) -> set[bytes]:
+        return set(keys).intersection(key for (key,) in self._rows("held_keys", queue))
 
     def ban(self, ban: bytes, keep: float) -> None:
         sqlite_revoking.ban(self._file, ban, keep)

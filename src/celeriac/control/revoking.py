@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from celeriac import bans, clock, message, notices, routing, states, stored
 from celeriac.backend import lifetime
-from celeriac.brokers.abilities import Searchable
-from celeriac.brokers.contract import REVOKED, Broker, Record, Revocation
+from celeriac.brokers.abilities import Overseeing, Searchable
+from celeriac.brokers.contract import REMEMBERED, REVOKED, Broker, Record, Revocation
 from celeriac.exceptions import DecodeError, ImproperlyConfigured, OperationalError, TaskRevokedError
 from celeriac.notices import Banned, Revoke
 from celeriac.stored import Stored
@@ -53,8 +53,8 @@ def revoke(
             waited.update(dict.fromkeys(broker.revoke(queue, revocations, keep)))
 
     failure = everywhere(app, revoke_at)
-    tell_results(app, list(waited))
     elsewhere = [key for key in keys if key not in waited]
+    tell_results(app, [*waited, *(_unheard_of(app, elsewhere) if failure is None else ())])
     ended = list(waited)[-notices.MOST_ENDED :]
     named = None if destination is None else tuple(destination)
     words = [
@@ -62,6 +62,31 @@ def revoke(
         for of, was in zip_longest(_parts(elsewhere), _parts(ended), fillvalue=())
     ]
     return words, failure
+
+
+def _unheard_of(app: Any, keys: Sequence[bytes]) -> list[bytes]:
+    """Of revoked tasks that wait nowhere those that nobody holds, and of which no result is stored: they were lost, or
+    are yet to be sent, as the next steps of a chain. Asked when every broker remembers them: none begins a run now.
+
+    None where results are not kept as a rule: of what has run there is nothing either.
+    """
+    if not 0 < len(keys) <= REMEMBERED or app.conf.task_ignore_result or app.backend.place == "disabled":
+        return []
+    held: set[bytes] = set()
+    blind: list[Broker] = []
+
+    def look(broker: Broker) -> None:
+        if not isinstance(broker, Overseeing):
+            blind.append(broker)
+            return
+        for queue in queues_of(app, broker):
+            held.update(broker.held(queue, keys))
+
+    if everywhere(app, look) is not None or blind:
+        return []
+    free = [key for key in keys if key not in held]
+    known = {key for part in _parts(free) for key in app.backend.get(part)}
+    return [key for key in free if key not in known]
 
 
 def _parts(keys: Sequence[bytes]) -> Iterator[tuple[bytes, ...]]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from celeriac import clock
-from celeriac.brokers.abilities import Searchable
-from celeriac.brokers.contract import REVOKED, Outgoing, Release
+from celeriac.brokers.abilities import Overseeing, Searchable
+from celeriac.brokers.contract import REVOKED, Outgoing, Release, Revocation
 from celeriac.testing.broker_revoking import KEEP, delivered, remembered, revoke
 from celeriac.testing.stand import SOON, Stand, message, name_of, names, settle
 
@@ -34,6 +34,18 @@ class Searching:
         stand.send("late", "later", due_in=KEEP)
         assert stand.other.purge(stand.queue) == 3
         assert stand.stats().delayed == 0
+
+    def test_it_tells_which_of_the_revoked_are_held(self, stand: Stand) -> None:
+        assert isinstance(stand.other, Overseeing)
+        sent = stand.send("a", "b", "c")
+        stand.consumer().take(1, SOON)
+        stand.consumer().take(1, SOON)
+        keys = [data[1:17] for data in [*sent, message("lost")]]
+        for key in keys:
+            stand.other.revoke(stand.queue, [Revocation(key)], KEEP)
+        assert stand.other.held(stand.queue, keys) == set(keys[:2])
+        assert stand.other.held(stand.queue, keys[1:]) == {keys[1]}
+        assert stand.other.held(f"{stand.queue}-other", keys) == set()
 
     @pytest.mark.parametrize("place", [0, 2, 4])
     def test_a_ready_message_comes_next_and_alone(self, stand: Stand, place: int) -> None:
