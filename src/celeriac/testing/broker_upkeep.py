@@ -51,12 +51,12 @@ class Upkeep:
         batch = consumer.take(4, SOON)
         settle(consumer, batch[:1], Bury("told to"))
         settle(consumer, batch[1:2])
-        stats = stand.other.stats(stand.queue)
+        stats = stand.stats(broker=stand.other)
         assert (stats.queue, stats.ready, stats.delayed, stats.running, stats.dead, stats.paused) == (
             stand.queue, 2, 2, 2, 1, False
         )  # fmt: skip
         settle(consumer, batch[2:3], Release())
-        stats = stand.broker.stats(stand.queue)
+        stats = stand.stats()
         assert (stats.ready, stats.delayed, stats.running, stats.dead) == (3, 2, 1, 1)
 
     def test_what_falls_due_next_is_told_of_and_stays(self, stand: Stand) -> None:

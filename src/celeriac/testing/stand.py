@@ -147,9 +147,9 @@ class Stand:
         """The names of everything that was there, in order."""
         return [name for batch in self.drain(*queues, broker=broker, limit=limit) for name in names(batch)]
 
-    def stats(self, queue: str | None = None) -> QueueStats:
+    def stats(self, queue: str | None = None, *, broker: Broker | None = None) -> QueueStats:
         """What the broker tells; `Untold` for what it cannot."""
-        told = self.broker.stats(queue or self.queue)
+        told = (broker or self.broker).stats(queue or self.queue)
         return msgspec.structs.replace(
             told,
             delayed=Untold() if told.delayed is None else told.delayed,
