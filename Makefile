@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## Lint, check types and layers
 		echo "$$command"; $(BIN)/$$command || failed=1; \
 	done; exit $$failed
 
-servers: $(VENV)/.dev ## See to it that tests find Redis and PostgreSQL servers; installs them as root
+servers: $(VENV)/.dev ## See to it that tests find Redis, PostgreSQL and RabbitMQ servers; installs them as root
 	@$(BIN)/python -m tests.servers ensure
 
 test: $(VENV)/.dev servers ## Run the checks and every test; the line that counts is the last

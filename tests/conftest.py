@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tests import postgres, servers
+from tests import postgres, rabbitmq, servers
 from tests.postgres import PrivatePostgres
 from tests.servers import PrivateRedis
 
@@ -144,6 +144,36 @@ def postgres_pooler(postgres_url: str) -> Iterator[str]:
 def postgres_pooled(postgres_place: str, postgres_pooler: str) -> str:
     """`postgres_place`, through the pooler."""
     return f"{postgres_pooler}?{postgres_place.partition('?')[2]}"
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_host() -> Iterator[str]:
+    """The URL of a virtual host of a RabbitMQ server: make queues under a prefix only, see `rabbitmq_place`."""
+    try:
+        found = rabbitmq.found()
+    except RuntimeError as exc:
+        pytest.fail(str(exc), pytrace=False)
+    if found is None:
+        _miss(rabbitmq.MISSING)
+    with rabbitmq.virtual_host(found) as url:
+        rabbitmq.make_chains(url)
+        yield url
+
+
+@pytest.fixture
+def rabbitmq_place(rabbitmq_host: str) -> Iterator[str]:
+    """A RabbitMQ URL under which nothing is kept yet."""
+    place = rabbitmq.with_prefix(rabbitmq_host, f"celeriac-test-{secrets.token_hex(6)}.", "quorum")
+    yield place
+    rabbitmq.clear(place)
+
+
+@pytest.fixture
+def rabbitmq_classic_place(rabbitmq_host: str) -> Iterator[str]:
+    """The same with classic queues."""
+    place = rabbitmq.with_prefix(rabbitmq_host, f"celeriac-test-{secrets.token_hex(6)}.", "classic")
+    yield place
+    rabbitmq.clear(place)
 
 
 def _demand_postgres() -> None:

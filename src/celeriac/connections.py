@@ -32,6 +32,8 @@ _REDIS: Final = frozenset(
     }
 )  # fmt: skip
 _POSTGRES: Final = frozenset({"postgres", "postgresql"})
+#: These keep no results.
+_AMQP: Final = frozenset({"amqp", "amqps"})
 #: `broker_use_ssl` in libpq's words.
 _LIBPQ: Final[Mapping[str, str]] = {
     "ssl_ca_certs": "sslrootcert", "ssl_certfile": "sslcert", "ssl_keyfile": "sslkey", "ssl_password": "sslpassword",
@@ -72,6 +74,8 @@ def _check_kinds(urls: Sequence[str]) -> None:
 
 def _kind(url: str) -> str:
     scheme = _scheme(url)
+    if scheme in _AMQP:
+        return "rabbitmq"
     return "redis" if scheme in _REDIS else "postgresql" if scheme in _POSTGRES else scheme
 
 
@@ -85,6 +89,13 @@ def _of_brokers_like(url: str, conf: Any) -> dict[str, Any]:
         }
     elif _scheme(url) in _POSTGRES:
         options = _of_postgres(conf)
+    elif _scheme(url) in _AMQP:
+        options = {
+            "pool_limit": conf.broker_pool_limit or 0,
+            "connect_timeout": conf.broker_connection_timeout,
+            "heartbeat": conf.broker_heartbeat,
+            **_tls(conf.broker_use_ssl, "broker_use_ssl"),
+        }
     return options | _transport(conf)
 
 
@@ -97,7 +108,8 @@ def of_place(conf: Any, what: str) -> Sequence[Place]:
 
 
 def of_results(conf: Any) -> Place | None:
-    """Where results are kept: at the broker, unless `result_backend` says otherwise; None is nowhere."""
+    """Where results are kept: at the broker if it can keep them, unless `result_backend` says otherwise; None is
+    nowhere."""
     if conf.result_backend is None:
         url, *others = _listed(conf.broker_write_url or conf.broker_url)
         if others:
@@ -105,6 +117,8 @@ def of_results(conf: Any) -> Place | None:
                 "'broker_url' gives several URLs, so 'result_backend' must say where results are kept: one place, "
                 "which does not go with a broker, or 'disabled://'"
             )
+        if _scheme(url) in _AMQP:
+            return None
         tls = _tls(conf.redis_backend_use_ssl or conf.broker_use_ssl, "broker_use_ssl")
         transport = {**_transport(conf), **_with_effect(conf.result_backend_transport_options)}
     elif _scheme(conf.result_backend) in ("disabled", "none"):

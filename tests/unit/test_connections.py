@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, connections, urls
+from celeriac.drivers.amqp_address import Address as RabbitAddress
 from celeriac.drivers.postgres import Address as PostgresAddress
 from celeriac.drivers.redis import Address
 from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect
@@ -69,6 +70,27 @@ def test_options_of_celery_that_do_nothing_are_no_broker_s_error(url: str, setti
 def test_other_brokers_get_what_they_know() -> None:
     assert broker(broker_url="sqlite:///x.sqlite") == ("sqlite:///x.sqlite", {})
     assert results(broker_url="sqlite:///x.sqlite") == ("sqlite:///x.sqlite", {})
+
+
+def test_rabbitmq_gets_the_settings_of_brokers_and_keeps_no_results() -> None:
+    place = broker(
+        broker_url="amqps://me:secret@mq/shop", broker_pool_limit=3, broker_heartbeat=5, broker_connection_timeout=2,
+        broker_use_ssl={"cert_reqs": ssl.CERT_NONE},
+    )  # fmt: skip
+    found = RabbitAddress(urls.parse(place[0]), place[1])
+    assert (found.hosts, found.vhost, found.pool_limit) == ([("mq", 5671)], "shop", 3)
+    assert (found.heartbeat, found.connect_timeout) == (5, 2.0)
+    assert found.tls is not None
+    assert found.tls.verify_mode == ssl.CERT_NONE
+    with Celeriac("x", set_as_current=False, broker_url="amqp://mq//") as app:
+        assert connections.of_results(app.conf) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "vhost"), [("", "/"), ("/", "/"), ("//", "/"), ("/shop", "shop"), ("//a", "/a")]
+)
+def test_a_virtual_host_is_written_as_with_celery(path: str, vhost: str) -> None:
+    assert RabbitAddress(urls.parse(f"amqp://mq{path}"), {}).vhost == vhost
 
 
 def test_without_a_store_there_is_no_place() -> None:

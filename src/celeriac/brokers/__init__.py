@@ -10,6 +10,8 @@ from celeriac.brokers.contract import Broker
 
 #: URL scheme -> the adapter's class. A third party adds its own by the entry point `celeriac.brokers`.
 BROKERS: Final[Mapping[str, str]] = {
+    "amqp": "celeriac.brokers.rabbitmq:RabbitBroker",
+    "amqps": "celeriac.brokers.rabbitmq:RabbitBroker",
     "memory": "celeriac.brokers.memory:MemoryBroker",
     "postgres": "celeriac.brokers.postgres:PostgresBroker",
     "postgresql": "celeriac.brokers.postgres:PostgresBroker",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 PREFIX: Final = "celeriac."
 
 _OPTIONS: Final = frozenset({
-    "confirm_publish", "connect_timeout", "heartbeat", "pool_limit", "prefix", "queue_type", "socket_connect_timeout",
+    "connect_timeout", "heartbeat", "pool_limit", "prefix", "queue_type", "socket_connect_timeout",
     "socket_timeout", "ssl", "ssl_ca_certs", "ssl_ca_path", "ssl_ca_data", "ssl_cert_reqs", "ssl_check_hostname",
     "ssl_ciphers", "ssl_certfile", "ssl_keyfile", "ssl_password", "timeout",
 })  # fmt: skip
