@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import shutil
@@ -17,7 +16,7 @@ import pytest
 
 import chart
 from report import Findings, short, table
-from rig import private_redis
+from servers import on_redis
 from system import System
 from tally import Journal, Tally
 from tests.servers import MISSING
@@ -96,11 +95,8 @@ def test_a_journal_keeps_every_entry_whoever_writes_it(tmp_path: Path) -> None:
 def celeriac(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     if not (shutil.which("redis-server") or shutil.which("valkey-server")):
         pytest.skip(MISSING)
-    with private_redis() as port:
-        with contextlib.closing(
-            System("celeriac", sys.executable, port, tmp_path_factory.mktemp("bench"))
-        ) as system:
-            yield system
+    with on_redis() as server:
+        yield System("celeriac", sys.executable, server, tmp_path_factory.mktemp("bench"))
 
 
 @pytest.mark.parametrize("shape", ["one", "two", "slots"])
