@@ -73,7 +73,8 @@ bench: $(VENV)/.run ## Compare with Celery and others in one run: ROW=latency SY
 	@PYTHON="$(PYTHON)" $(BIN)/python benchmarks/install.py $(BENCH) \
 		$(if $(BROKERS),celeriac celery,$(if $(SYSTEM),celeriac celery bare $(SYSTEM)))
 ifdef BROKERS
-	$(BENCH)/celeriac/bin/python benchmarks/brokers.py $(BENCH) $(if $(POSTGRES),--postgres $(POSTGRES))
+	$(BENCH)/celeriac/bin/python benchmarks/brokers.py $(BENCH) $(if $(POSTGRES),--postgres $(POSTGRES)) \
+		$(if $(RABBITMQ),--rabbitmq $(RABBITMQ))
 else
 	$(BENCH)/celeriac/bin/python benchmarks/compare.py $(BENCH) $(if $(ROW),--row $(ROW)) \
 		$(if $(SYSTEM),--system $(SYSTEM)) $(if $(QUICK),--quick) $(if $(KEEP),--keep)

@@ -1,11 +1,12 @@
 """Celeriac on each of its brokers, next to Celery on the same server: `make bench BROKERS=1`.
 
-    python benchmarks/brokers.py ENVIRONMENTS [--broker NAME] [--postgres URL] [--rounds N] [--json FILE]
+    python benchmarks/brokers.py ENVIRONMENTS [--broker NAME] [--postgres URL] [--rabbitmq URL]
+        [--rounds N] [--json FILE]
 
-Redis and SQLite are ours alone. PostgreSQL is a server that is there already, as it is set up, in which a database is
-made and dropped. Celery reaches PostgreSQL and SQLite by SQLAlchemy, which its guide calls experimental; it has no
-other way. What each system was given is in `peers`. Every round measures both, one after the other, and what is printed
-is the median over the rounds: read the ratios.
+Redis and SQLite are ours alone. PostgreSQL and RabbitMQ are servers that are there already, as they are set up, in
+which a database and a virtual host are made and dropped. Celery reaches PostgreSQL and SQLite by SQLAlchemy, which its
+guide calls experimental; it has no other way. What each system was given is in `peers`. Every round measures both, one
+after the other, and what is printed is the median over the rounds: read the ratios.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import compare
 from report import CELERY, LINES, OURS, Findings, machine, short
 from rig import HERE
 from rows import ROWS, Scale
-from servers import Server, on_postgres, on_redis, on_sqlite
+from servers import Absent, Server, on_postgres, on_rabbitmq, on_redis, on_sqlite
 
 #: Celery by SQLAlchemy settles some dozens in a second: what is more than this it would not end in time.
 SCALE = Scale(waiting=1_000, seconds=1.5, sends_seconds=0.5, latencies=50, memory_seconds=0.0, rounds=2)
@@ -43,11 +44,17 @@ SHOWN = (
 #: Titles that name Redis mean whichever server it is.
 TITLES = {"waiting": "bytes of the server, waiting task"}
 STANDARD_POSTGRES = "postgresql://postgres@127.0.0.1:5432/postgres"
+STANDARD_RABBITMQ = "amqp://guest:guest@127.0.0.1:5672"
 
 
 def opened(args: argparse.Namespace) -> dict[str, Callable[[], AbstractContextManager[Server]]]:
     """By broker: how its server is opened."""
-    return {"redis": on_redis, "sqlite": on_sqlite, "postgresql": lambda: on_postgres(args.postgres)}
+    return {
+        "redis": on_redis,
+        "sqlite": on_sqlite,
+        "postgresql": lambda: on_postgres(args.postgres),
+        "rabbitmq": lambda: on_rabbitmq(args.rabbitmq),
+    }
 
 
 def run(
@@ -89,8 +96,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("environments", type=Path)
-    parser.add_argument("--broker", choices=["redis", "sqlite", "postgresql"])
+    parser.add_argument("--broker", choices=["redis", "sqlite", "postgresql", "rabbitmq"])
     parser.add_argument("--postgres", metavar="URL", default=STANDARD_POSTGRES, help=STANDARD_POSTGRES)
+    parser.add_argument("--rabbitmq", metavar="URL", default=STANDARD_RABBITMQ, help=STANDARD_RABBITMQ)
     parser.add_argument("--rounds", type=int, default=SCALE.rounds)
     parser.add_argument(
         "--json", type=Path, metavar="FILE", help="write the figures of every round there too"
@@ -98,9 +106,16 @@ def main() -> None:
     args = parser.parse_args()
     found = []
     for broker, open_server in opened(args).items():
-        if args.broker in (None, broker):
+        if args.broker not in (None, broker):
+            continue
+        try:
             found.append(run(broker, open_server, args))
+        except Absent as error:
+            print(f"{broker}: not measured: {error}")
+        else:
             print(told(found[-1]), flush=True)
+    if not found:
+        sys.exit(1)
     facts = found[0].facts
     print(
         f"{facts['date']}, {facts['commit']}, Python {facts['python']}, {facts['cpus']} CPUs, load {facts['load']} and "

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sqlite3
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +14,10 @@ from typing import Protocol
 
 from plain_redis import Redis
 from rig import private_redis
+
+
+class Absent(RuntimeError):
+    """There is no such server, or it lets nobody have a part of it."""
 
 
 class Server(Protocol):
@@ -26,7 +32,7 @@ class Server(Protocol):
         ...
 
     def size(self) -> int:
-        """Bytes that it needs for what is in it."""
+        """Bytes that it needs for what is in it. Raises: RuntimeError: it does not tell."""
         ...
 
     def commands(self) -> int:
@@ -90,10 +96,13 @@ class PostgresDatabase:
     """A database of our own on a server that is there already; Celery writes to it by SQLAlchemy."""
 
     def __init__(self, server: str, name: str) -> None:
-        """Raises: psycopg.OperationalError: the server does not answer."""
+        """Raises: Absent: the server does not answer."""
         import psycopg
 
-        self._server = psycopg.connect(server, autocommit=True)
+        try:
+            self._server = psycopg.connect(server, autocommit=True, connect_timeout=3)
+        except psycopg.OperationalError as error:
+            raise Absent(f"no PostgreSQL at {server}: {error}") from error
         self._name = name
         self._url = f"{server.partition('?')[0].rpartition('/')[0]}/{name}"
 
@@ -119,6 +128,44 @@ class PostgresDatabase:
             self.drop()
 
 
+class RabbitHost:
+    """A virtual host of our own on a server of this machine that is there already."""
+
+    def __init__(self, server: str, name: str) -> None:
+        """`server`: its URL without a virtual host. What changes one raises Absent: `rabbitmqctl` cannot be used."""
+        self._name = name
+        self._url = f"{server.rstrip('/')}/{name}"
+        self._user = server.partition("://")[2].partition(":")[0]
+
+    def url(self, system: str) -> str:
+        return self._url
+
+    def clear(self) -> None:
+        self.drop()
+        _rabbitmqctl("add_vhost", self._name)
+        _rabbitmqctl("set_permissions", "-p", self._name, self._user, ".*", ".*", ".*")
+
+    def drop(self) -> None:
+        if self._name in _rabbitmqctl("list_vhosts").split():
+            _rabbitmqctl("delete_vhost", self._name)
+
+    def size(self) -> int:
+        raise RuntimeError("RabbitMQ does not tell what its messages weigh")
+
+    def commands(self) -> int:
+        return 0
+
+
+def _rabbitmqctl(*words: str) -> str:
+    """Raises: Absent."""
+    if shutil.which("rabbitmqctl") is None:
+        raise Absent("rabbitmqctl is not installed here")
+    done = subprocess.run(["rabbitmqctl", "-q", *words], capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise Absent(" ".join((done.stderr or done.stdout).split())[:200])
+    return done.stdout
+
+
 @contextmanager
 def on_redis() -> Iterator[RedisServer]:
     with private_redis() as port, closing(RedisServer(port)) as server:
@@ -135,3 +182,12 @@ def on_sqlite() -> Iterator[SQLiteFile]:
 def on_postgres(url: str) -> Iterator[PostgresDatabase]:
     with closing(PostgresDatabase(url, f"celeriac_bench_{secrets.token_hex(4)}")) as server:
         yield server
+
+
+@contextmanager
+def on_rabbitmq(url: str) -> Iterator[RabbitHost]:
+    server = RabbitHost(url, f"celeriac-bench-{secrets.token_hex(4)}")
+    try:
+        yield server
+    finally:
+        server.drop()
