@@ -11,7 +11,7 @@ CODE := src tests examples benchmarks docs
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check servers test shape chaos guarantees workflows soak bench weigh docs clean
+.PHONY: help demo setup fmt check servers test shape chaos guarantees rabbitmq workflows soak bench weigh docs clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## Lint, check types and layers
 		echo "$$command"; $(BIN)/$$command || failed=1; \
 	done; exit $$failed
 
-servers: $(VENV)/.dev ## See to it that tests find Redis, PostgreSQL and RabbitMQ servers; installs them as root
+servers: $(VENV)/.dev ## See to it that tests find Redis and PostgreSQL servers; installs them as root
 	@$(BIN)/python -m tests.servers ensure
 
 test: $(VENV)/.dev servers ## Run the checks and every test; the line that counts is the last
@@ -65,6 +65,10 @@ workflows: $(VENV)/.dev servers ## Run random workflows while children are kille
 
 guarantees: $(VENV)/.dev servers ## Run the tests of the promises alone, on other brokers too: GROUNDS=cluster
 	$(if $(GROUNDS),CELERIAC_TEST_GROUNDS="$(GROUNDS)") $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/guarantees
+
+rabbitmq: $(VENV)/.dev ## Run the tests that need a RabbitMQ server, which `make test` leaves out
+	@$(BIN)/python -m tests.rabbitmq ensure
+	$(BIN)/python -m pytest -n $(JOBS) -m rabbitmq tests/brokers tests/worker
 
 soak: $(VENV)/.dev servers ## Run a day's tasks within minutes and judge what each process keeps: MINUTES=10 BROKER=sqlite
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(BROKER),--broker $(BROKER)) $(SOAK)

@@ -10,6 +10,8 @@ from celeriac.brokers import connect
 from celeriac.brokers.contract import Broker
 from celeriac.testing import BrokerContract
 
+pytestmark = pytest.mark.rabbitmq
+
 
 class TestRabbitBroker(BrokerContract):
     @pytest.fixture

@@ -17,6 +17,8 @@ from celeriac.testing.stand import message, names
 from tests.brokers.lost_answers import taken_past_a_lost_answer
 from tests.chaos.proxy import Network, Proxy
 
+pytestmark = pytest.mark.rabbitmq
+
 QUEUE = "letters"
 SOON = 10.0
 

@@ -15,6 +15,8 @@ from harness import WAIT, Site, wait_until
 from celeriac import Queue, clock, states
 from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerLostError
 
+pytestmark = pytest.mark.rabbitmq
+
 
 @pytest.fixture(params=["rabbitmq_place", "rabbitmq_classic_place"], ids=["quorum", "classic"])
 def rabbit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:

@@ -17,8 +17,8 @@ from celeriac.drivers.amqp import Connection, counts
 from celeriac.drivers.amqp_address import ServerError
 from celeriac.drivers.amqp_wire import Message
 
-#: Letters that went back are waited for so long, and looked for so often (seconds).
-_PATIENCE: Final = 1.0
+#: Letters that went back are waited for so long, and looked for so often (seconds). Somebody else may have them.
+_PATIENCE: Final = 3.0
 _PAUSE: Final = 0.002
 
 
@@ -88,8 +88,7 @@ def _await_return(routes: Routes, connection: Connection, queue: str, letters: L
     """Wait until letters that went back can be counted, which the server sees to when it has time."""
     until = clock.monotonic() + _PATIENCE
     while clock.monotonic() < until:
-        ready, consumers = _counts(routes, connection, queue, DEAD)
-        if ready >= letters.left or consumers:
+        if count(routes, connection, queue, DEAD) >= letters.left:
             return
         clock.sleep(_PAUSE)
 
@@ -137,15 +136,11 @@ class Pruner:
 
 def count(routes: Routes, connection: Connection, queue: str, part: str) -> int:
     """How many messages are ready in a part of a queue; none, if it is not there."""
-    return _counts(routes, connection, queue, part)[0]
-
-
-def _counts(routes: Routes, connection: Connection, queue: str, part: str) -> tuple[int, int]:
     with connection.borrowed() as channel:
         channel.declare(routes.names.part(queue, part), {}, passive=True)
         try:
-            return counts(channel.gather()[-1])
+            return counts(channel.gather()[-1])[0]
         except ServerError as exc:
             if exc.code != NOT_FOUND:
                 raise
-            return 0, 0
+            return 0
