@@ -58,8 +58,9 @@ def test_over_tls_with_a_certificate_that_is_checked(make_private_redis: Make, c
         "--tls-ca-cert-file", str(certificate), "--tls-auth-clients", "no",
     )  # fmt: skip
     assert go_round(f"rediss://localhost:{port}/0?ssl_ca_certs={certificate}") == ["woken"]
-    with pytest.raises(BrokerRefused, match=r"certificate verify failed.*ssl_ca_certs"):
-        connect(f"rediss://localhost:{port}/0").send([Outgoing("q", message("a"))], 60.0)
+    for scheme in ("rediss", "amqps"):  # It is refused before either protocol is spoken.
+        with pytest.raises(BrokerRefused, match=r"certificate verify failed.*ssl_ca_certs"):
+            connect(f"{scheme}://localhost:{port}/0").send([Outgoing("q", message("a"))], 60.0)
     assert go_round(f"rediss://localhost:{port}/0?ssl_cert_reqs=none") == ["woken"]
 
 

@@ -20,8 +20,9 @@ from celeriac import clock, native
 from celeriac.drivers import amqp_wire as wire
 from celeriac.drivers import pool
 from celeriac.drivers.alarm import Alarm
-from celeriac.drivers.amqp_address import Address, ServerError, closed_on_error
+from celeriac.drivers.amqp_address import Address, ServerError
 from celeriac.drivers.amqp_wire import Message, Method, Value, long, short, table
+from celeriac.drivers.dialing import closed_on_error
 
 #: The longest frame that we ask for (bytes), and the most messages that one consumer is given before it acknowledges.
 _FRAME_MAX: Final = 131072

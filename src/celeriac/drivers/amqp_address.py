@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import socket
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from celeriac import clock, plugins
-from celeriac.drivers import errors
-from celeriac.drivers.names import look_up
-from celeriac.drivers.options import number, truth
+from celeriac.drivers import dialing, errors
+from celeriac.drivers.options import number
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.urls import Url
-
-if TYPE_CHECKING:
-    import ssl
 
 #: What every queue's and exchange's name begins with, unless the URL says `?prefix=`.
 PREFIX: Final = "celeriac."
@@ -65,7 +60,7 @@ class Address:
             raise ImproperlyConfigured(
                 f"amqp has no option {name!r}.{plugins.nearest(name, sorted(_OPTIONS))}"
             )
-        self.tls = _tls(url, query)
+        self.tls = dialing.tls_context(query, wanted=url.scheme == "amqps")
         port = 5672 if self.tls is None else 5671
         self.hosts: Final = [(host, own or port) for host, own in url.hosts] or [("localhost", port)]
         self.username = url.username or "guest"
@@ -93,58 +88,10 @@ class Address:
         error: OSError = OSError("the URL names no host")
         for host, port in self.hosts:
             try:
-                return self._dial(host, port, deadline)
+                return dialing.dial(host, port, deadline, self.tls)
             except OSError as exc:
                 error = exc
         raise error
-
-    def _dial(self, host: str, port: int, deadline: float) -> socket.socket:
-        error: OSError = OSError(f"{host} has no address")
-        for family, kind, proto, _, where in look_up(host, port, max(0.001, deadline - clock.monotonic())):
-            sock = socket.socket(family, kind, proto)
-            try:
-                with closed_on_error(sock):
-                    sock.settimeout(max(0.001, deadline - clock.monotonic()))
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                    sock.connect(where)
-                    if self.tls is not None:
-                        sock = self.tls.wrap_socket(sock, server_hostname=host)
-                    return sock
-            except OSError as exc:
-                error = exc
-        raise error
-
-
-def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """The TLS context of `amqps://` and of `ssl_*` options."""
-    if url.scheme != "amqps" and not truth(query, "ssl"):
-        return None
-    # Loaded when it is needed: OpenSSL costs a process that does not use it some 2 MB.
-    context: ssl.SSLContext = plugins.load("ssl:create_default_context")(
-        cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"), cadata=query.get("ssl_ca_data")
-    )
-    checks = str(query.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
-    if checks == "none":
-        context.check_hostname = False
-        context.verify_mode = plugins.load("ssl:CERT_NONE")
-    elif truth(query, "ssl_check_hostname") is False:
-        context.check_hostname = False
-    if query.get("ssl_ciphers"):
-        context.set_ciphers(query["ssl_ciphers"])
-    if query.get("ssl_certfile"):
-        context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"), query.get("ssl_password"))
-    return context
-
-
-@contextlib.contextmanager
-def closed_on_error(sock: socket.socket) -> Generator[None]:
-    """Close it if what is inside fails."""
-    try:
-        yield
-    except BaseException:
-        sock.close()
-        raise
 
 
 broker_errors = partial(errors.broker_errors, OSError)

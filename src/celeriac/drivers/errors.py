@@ -9,6 +9,10 @@ from typing import ClassVar, Final
 
 from celeriac.exceptions import BackendError, BrokerRefused, BrokerUnavailable, ResultStoreUnavailable
 
+_UNTRUSTED: Final = (
+    "name the authority that signed it in the URL, ssl_ca_certs=FILE, and the host that it was made for"
+)
+
 
 class ServerError(Exception):
     """The server answered with an error. `code` is its own word or number for it, or ours where that says more."""
@@ -42,6 +46,9 @@ def _turned(
         kind = away if exc.passing else refused
         raise kind(f"{place}: {exc.explain()}") from exc
     except (OSError, library) as exc:
+        if getattr(exc, "verify_code", 0):
+            # TLS: the same certificate comes with every further try.
+            raise refused(f"{place}: {exc}: {_UNTRUSTED}") from exc
         raise away(f"{place}: {exc or type(exc).__name__}") from exc
 
 

@@ -15,23 +15,20 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import hiredis
 
 from celeriac import clock, native, plugins
-from celeriac.drivers import errors, pool
+from celeriac.drivers import dialing, errors, pool
 from celeriac.drivers.alarm import Alarm
-from celeriac.drivers.names import look_up
 from celeriac.drivers.options import number, truth
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.urls import Url
 
 if TYPE_CHECKING:
-    import ssl
-
     from celeriac.drivers.redis_cluster import Cluster, ClusterPool
     from celeriac.drivers.redis_sentinel import Sentinels
 
@@ -68,7 +65,6 @@ _ADVICE: Final = {
     "MAXCLIENTS": "the server has too many connections: raise its maxclients, or find out who holds them",
     "MASTERDOWN": "this replica has lost its primary",
     "MOVED": "this server is a node of a cluster: write redis+cluster:// in the URL",
-    "CERTIFICATE": "name the authority that signed it in the URL, ssl_ca_certs=FILE, and the host that it was made for",
     "NOREPLICAS": "too few replicas answer, and min-replicas-to-write forbids to go on",
 }
 
@@ -135,7 +131,7 @@ class Address:
         self.replicas = int(number(query, "wait_replicas", 0))
         self.keepalive = truth(query, "socket_keepalive") is not False
         self.client_name = query.get("client_name")
-        self.tls = _tls(url, query)
+        self.tls = dialing.tls_context(query, wanted=url.scheme.startswith("rediss"))
         try:
             self.database = int(database or 0)
         except ValueError:
@@ -159,15 +155,12 @@ class Address:
         return self if self.cluster is None else self.cluster.node_of(key, timeout)
 
     def dial(self, timeout: float) -> socket.socket:
-        """A connected socket within `timeout` seconds, the name lookup included.
-
-        Raises: OSError; ServerError: its certificate is not to be trusted.
-        """
+        """A connected socket within `timeout` seconds, the name lookup included. Raises: OSError."""
         deadline = clock.monotonic() + timeout
         if self.unix_path is not None:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
             sock.settimeout(timeout)
-            with _closed_on_error(sock):
+            with dialing.closed_on_error(sock):
                 sock.connect(self.unix_path)
             return sock
         host, port = self.host, self.port
@@ -175,54 +168,7 @@ class Address:
             host, port = self.sentinels.primary(timeout)
         elif self.cluster is not None and self is self.cluster.address:
             host, port = self.cluster.some_node(timeout)
-        error: OSError = OSError(f"{host} has no address")
-        for family, kind, proto, _, where in look_up(host, port, deadline - clock.monotonic()):
-            sock = socket.socket(family, kind, proto)
-            try:
-                with _closed_on_error(sock):
-                    sock.settimeout(max(0.001, deadline - clock.monotonic()))
-                    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, self.keepalive)
-                    sock.connect(where)
-                    if self.tls is not None:
-                        sock = self.tls.wrap_socket(sock, server_hostname=host)
-                    return sock
-            except OSError as exc:
-                error = exc
-        if getattr(error, "verify_code", 0):
-            # The same certificate comes with every further try.
-            raise ServerError(f"CERTIFICATE {error}") from error
-        raise error
-
-
-def _tls(url: Url, query: Mapping[str, Any]) -> ssl.SSLContext | None:
-    """The TLS context of `rediss://` and of `ssl_*` options, which bear redis-py's names."""
-    if not url.scheme.startswith("rediss") and not truth(query, "ssl"):
-        return None
-    # Loaded when it is needed: OpenSSL costs a process that does not use it some 2 MB.
-    context: ssl.SSLContext = plugins.load("ssl:create_default_context")(
-        cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"), cadata=query.get("ssl_ca_data")
-    )
-    checks = str(query.get("ssl_cert_reqs", "required")).lower().removeprefix("cert_")
-    if checks == "none":
-        context.check_hostname = False
-        context.verify_mode = plugins.load("ssl:CERT_NONE")
-    elif truth(query, "ssl_check_hostname") is False:
-        context.check_hostname = False
-    if query.get("ssl_ciphers"):
-        context.set_ciphers(query["ssl_ciphers"])
-    if query.get("ssl_certfile"):
-        context.load_cert_chain(query["ssl_certfile"], query.get("ssl_keyfile"), query.get("ssl_password"))
-    return context
-
-
-@contextlib.contextmanager
-def _closed_on_error(sock: socket.socket) -> Generator[None]:
-    try:
-        yield
-    except BaseException:
-        sock.close()
-        raise
+        return dialing.dial(host, port, deadline, self.tls, keepalive=self.keepalive)
 
 
 class Connection:
@@ -239,7 +185,7 @@ class Connection:
         self._reader = hiredis.Reader(notEnoughData=_NOTHING, replyError=error)
         try:
             self._sock = address.dial(min(timeout, address.connect_timeout))
-            with _closed_on_error(self._sock):
+            with dialing.closed_on_error(self._sock):
                 self._sock.settimeout(max(0.001, timeout))
                 self._log_in(address)
         except BaseException:
