@@ -22,6 +22,7 @@ from celeriac.brokers.contract import Consumer, Delivery, Record
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.message import NO_OPTIONS, Message, Options, read_id
 from celeriac.results.contract import ResultStore
+from celeriac.setting_kinds import TRANSIENT
 
 
 class _Lazy:
@@ -255,7 +256,7 @@ class Request:
             "retries": self.retries, "reply_to": self.reply_to, "stamps": self.stamps or None,
             "replaced_task_nesting": self.replaced_task_nesting,
             "ignore_result": self.options.ignore_result, "priority": self.options.priority,
-            **(self.options.properties or {}),
+            "delivery_mode": TRANSIENT if self.options.transient else None, **(self.options.properties or {}),
         }  # fmt: skip
         return {name: value for name, value in options.items() if value is not None}
 

@@ -21,6 +21,7 @@ from celeriac.exceptions import SettingHasNoEffect
 from celeriac.logs import brief
 from celeriac.message import Message, read_id
 from celeriac.producer import Call
+from celeriac.setting_kinds import PERSISTENT, TRANSIENT
 
 #: Celery's headers about the call itself that may be changed; its other ones are shown only.
 CHANGEABLE: Final = frozenset({"expires", "ignore_result", "shadow"})
@@ -72,7 +73,8 @@ def offered(call: Call, zone: Callable[[], tzinfo]) -> Call:
     own, custom = headers_of(message), dict(options.headers or {})
     properties = {
         **(options.properties or {}), "correlation_id": (options.properties or {}).get("correlation_id", message.id),
-        "reply_to": options.reply_to, "priority": call.priority, "delivery_mode": 2,
+        "reply_to": options.reply_to, "priority": call.priority,
+        "delivery_mode": TRANSIENT if options.transient else PERSISTENT,
     }  # fmt: skip
     draft = Draft(own | custom, dict(properties), body_of(message))
     BUS.emit(TaskSending(message.id, message.task, call.queue, draft))

@@ -33,7 +33,7 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     "group_index": "i", "headers": "h", "stamps": "s", "links": "l", "errbacks": "f", "chain": "c", "chord": "q",
     "time_limit": "t", "soft_time_limit": "u", "ignore_result": "n", "serializer": "z", "compression": "y",
     "task_id": "d", "shadow": "w", "reply_to": "k", "unknown_since": "m", "replaced": "b",
-    "redelivered": "v", "properties": "j", "join": "J",
+    "redelivered": "v", "properties": "j", "join": "J", "transient": "T",
 }):  # fmt: skip
     """Everything of a message that has a default; on the wire only what differs from it."""
 
@@ -69,6 +69,8 @@ class Options(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, rename=
     #: What the caller says of the message itself, such as `app_id`.
     properties: dict[str, Any] | None = None
     join: list[Any] | None = None
+    #: Whether it need not survive the end of its broker.
+    transient: bool = False
 
 
 NO_OPTIONS: Final = Options()
@@ -97,6 +99,16 @@ class _Wire(msgspec.Struct, array_like=True, frozen=True):
     options: Options = NO_OPTIONS
 
 
+class _Outside(msgspec.Struct, array_like=True, frozen=True):
+    """A message whose arguments are left as they are: they can be large."""
+
+    task: str
+    args: msgspec.Raw
+    kwargs: msgspec.Raw
+    options: Options = NO_OPTIONS
+
+
+_unpack_outside: Final = msgspec.msgpack.Decoder(_Outside, ext_hook=codecs.ext_hook).decode
 _pack: Final = msgspec.msgpack.Encoder().encode
 _unpack: Final = msgspec.msgpack.Decoder(_Wire, ext_hook=codecs.ext_hook).decode
 
@@ -295,7 +307,16 @@ def peek(data: bytes) -> tuple[str | None, str]:
 
 def eta_of(data: bytes) -> float | None:
     """When a message is to run (epoch seconds) as its sender said; None where he did not, or it cannot be read."""
+    return _options_of(data).eta
+
+
+def is_transient(data: bytes) -> bool:
+    """Whether a message need not survive the end of its broker; False where it cannot be read."""
+    return _options_of(data).transient
+
+
+def _options_of(data: bytes) -> Options:
     try:
-        return _unpack(data[_HEAD:]).options.eta
+        return _unpack_outside(data[_HEAD:]).options
     except codecs.UNREADABLE:
-        return None
+        return NO_OPTIONS

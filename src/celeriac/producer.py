@@ -21,7 +21,8 @@ from celeriac.context import COLLECTED
 from celeriac.events import BUS, TaskSending, TaskSent
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.message import NO_OPTIONS, Message, Options
-from celeriac.routing import Router
+from celeriac.routing import DESTINATION, Router
+from celeriac.setting_kinds import TRANSIENT
 
 if TYPE_CHECKING:
     from celeriac.brokers.room import Limited
@@ -64,17 +65,20 @@ class Producer:
         self._inherits_priority: bool = conf.task_inherit_parent_priority
         self.defaults = self.defaults_of({})
 
-    def defaults_of(self, attributes: Mapping[str, Any]) -> Options:
-        """What every message of a task has, where the settings and its own attributes differ from nothing."""
+    def defaults_of(self, attributes: Mapping[str, Any], queues: Sequence[str] = ()) -> Options:
+        """What every message of a task has, where settings, its own attributes and these queues say something."""
         conf = self._conf
         own = {name: value for name, value in attributes.items() if value is not None}
         serializer = own.get("serializer", conf.task_serializer)
         compression = own.get("compression", conf.task_compression)
         priority = own.get("priority", conf.task_default_priority) or 0
         _check_priority(priority)
-        if serializer == "msgpack" and compression is None and not priority:
+        mode = own.get("delivery_mode")
+        transient = bool(queues) and self.router.are_transient(queues) if mode is None else mode == TRANSIENT
+        if serializer == "msgpack" and compression is None and not priority and not transient:
             return NO_OPTIONS
-        return Options(serializer=codecs.codec_name(serializer), compression=compression, priority=priority)
+        serializer = codecs.codec_name(serializer)
+        return Options(serializer=serializer, compression=compression, priority=priority, transient=transient)
 
     def call(
         self,
@@ -94,12 +98,14 @@ class Producer:
         given = send_options.check(options, name)
         found = self.router.options_for(name, args, kwargs, given, task)
         own = given
-        if found and len(found) > 1:
+        if not found.keys() <= DESTINATION:
             given = send_options.check(found, name) | given
         queue, *others = self.router.queues_for(name, own, found)
         if "soft_time_limit" in given and "time_limit" in given:
             send_options.check_limits(given["soft_time_limit"], given["time_limit"], name)
         given = send_options.inherit(given, with_priority=self._inherits_priority)
+        if "delivery_mode" not in given and self.router.are_transient((queue, *others)):
+            given["delivery_mode"] = TRANSIENT
         resolved = send_options.resolve(given, self.defaults if defaults is None else defaults, self.zone)
         task_id = given.get("task_id")
         if task_id is None:
@@ -127,7 +133,7 @@ class Producer:
             MessageTooLarge: more than `task_message_max_size` bytes.
         """
         data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
-        return Outgoing(call.queue, data, call.priority, call.due_at)
+        return Outgoing(call.queue, data, call.priority, call.due_at, call.message.options.transient)
 
     def send(
         self,
@@ -158,9 +164,12 @@ class Producer:
             self.announce((call,))
             return
         data = message.encode(call.message, self._accept, self._max_size, self._compress_from)
-        batch: Sequence[Outgoing] = (Outgoing(call.queue, data, call.priority, call.due_at),)
+        transient = call.message.options.transient
+        batch: Sequence[Outgoing] = (Outgoing(call.queue, data, call.priority, call.due_at, transient),)
         if call.others:
-            batch = [Outgoing(one.queue, data, one.priority, one.due_at) for one in copies((call,))]
+            batch = [
+                Outgoing(one.queue, data, one.priority, one.due_at, transient) for one in copies((call,))
+            ]
         started = clock.monotonic()
         try:
             (self._broker or self._connect()).send(batch, self._timeout)

@@ -11,12 +11,11 @@ goes to, and the broker sees queues only. kombu's own objects, and dicts of Cele
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, cast
 
-from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect
-from celeriac.setting_kinds import is_mapping
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.setting_kinds import DELIVERY_MODE, TRANSIENT, NotOfKind, is_mapping
 
 #: The types of exchanges: by the same key, by a pattern of words, and to all.
 TYPES: Final = ("direct", "topic", "fanout")
@@ -59,8 +58,8 @@ class Queue:
 
     Without an exchange that is `task_default_exchange`. `bindings` are further ways, or the only ones where they stand
     in place of the exchange, as with kombu. `max_length` is how many messages may wait in it: a send that would make
-    more is refused, and nothing is ever dropped. `durable=False` has no effect, which a warning says: every message is
-    kept as durably as its broker does.
+    more is refused, and nothing is ever dropped. With `durable=False`, or
+    `delivery_mode="transient"` of its exchange, its messages are transient unless they say otherwise themselves.
     """
 
     def __init__(
@@ -141,7 +140,6 @@ class Bindings:
         self.names: list[str] = []
         for name, queue in _listed(conf.task_queues):
             if name not in self.names:
-                _warn_of_transience(name, queue)
                 self.names.append(name)
                 self._bind(name, queue)
         if conf.task_default_queue not in self.names:
@@ -257,6 +255,28 @@ def lengths(queues: Any) -> dict[str, int]:
     return found
 
 
+def modes(queues: Any) -> dict[str, int]:
+    """In which mode messages are kept that do not say, by the names of the queues that do.
+
+    Raises: ImproperlyConfigured: an exchange has a mode that is none.
+    """
+    found: dict[str, int] = {}
+    for name, queue in _listed(queues):
+        exchange = getattr(queue, "exchange", None)
+        options: Mapping[str, Any] = getattr(exchange, "options", None) or {}
+        mode = options.get("delivery_mode", getattr(exchange, "delivery_mode", None))
+        if getattr(queue, "durable", True) is False:
+            mode = TRANSIENT
+        if mode is not None:
+            try:
+                found[name] = DELIVERY_MODE.accept(mode)
+            except NotOfKind as exc:
+                raise ImproperlyConfigured(
+                    f"the delivery_mode of the exchange of {name!r} must be {DELIVERY_MODE.expects}, not {mode!r}.{exc}"
+                ) from None
+    return found
+
+
 def _listed(queues: Any) -> list[tuple[str, Any]]:
     """The queues of `task_queues` by name: texts, `Queue`s or kombu's, or a dict of Celery's old form."""
     if not is_mapping(queues):
@@ -275,23 +295,6 @@ def _name(queue: Any) -> str:
 def _is_broadcast(queue: Any) -> bool:
     """Whether it is ours or kombu's."""
     return any(one.__name__ == "Broadcast" for one in type(queue).__mro__)
-
-
-def _warn_of_transience(name: str, queue: Any) -> None:
-    if getattr(queue, "durable", True) is False or _mode(queue) in (1, "transient"):
-        warnings.warn(
-            f"the queue {name!r} is declared transient (durable=False or delivery_mode=1), which has no effect: its "
-            "messages are kept as durably as any others",
-            SettingHasNoEffect,
-            stacklevel=4,
-        )
-
-
-def _mode(queue: Any) -> Any:
-    """The delivery mode of a queue's exchange, where it says one."""
-    exchange = getattr(queue, "exchange", None)
-    given: Mapping[str, Any] = getattr(exchange, "options", None) or {}
-    return given.get("delivery_mode", getattr(exchange, "delivery_mode", None))
 
 
 def _old_form(name: str, form: Mapping[str, Any]) -> Queue:

@@ -7,12 +7,12 @@ the one, whatever it is bound to; an exchange, or a routing key without a queue,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from celeriac import plugins, queues, send_options
 from celeriac.exceptions import ImproperlyConfigured, QueueNotFound
-from celeriac.setting_kinds import is_mapping
+from celeriac.setting_kinds import TRANSIENT, is_mapping
 
 Route = Mapping[str, Any]
 _Rule = Callable[[str, Any, Any, Any, Any], "Route | None"]
@@ -41,6 +41,8 @@ class Router:
         #: How many messages may wait in a queue, of those that say so.
         self.most = queues.lengths(conf.task_queues)
         self._declared = None if conf.task_create_missing_queues else {*self._bindings.names, self._default}
+        self._modes = queues.modes(conf.task_queues)
+        self._usual_mode: int = conf.task_default_delivery_mode
         #: Whether a route depends on the task's name alone.
         self.is_constant = all(getattr(rule, "is_constant", False) for rule in self._rules)
         self._known: dict[str, Route] = {}
@@ -90,6 +92,10 @@ class Router:
                 f"routing key {key!r}: {self._bindings.explain(exchange)}. Name a queue, or bind one in task_queues"
             )
         return tuple(self.checked(queue, name) for queue in bound)
+
+    def are_transient(self, queues: Sequence[str]) -> bool:
+        """Whether what goes to these queues is transient where neither call, task nor route says: to all of them."""
+        return all(self._modes.get(queue, self._usual_mode) == TRANSIENT for queue in queues)
 
     def checked(self, queue: str, name: str) -> str:
         """The queue, if it may be used."""

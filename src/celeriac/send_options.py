@@ -17,6 +17,7 @@ from typing import Any, Final, NamedTuple, cast
 from celeriac import clock, codecs, context, message, plugins
 from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect, UnknownOption
 from celeriac.message import Options
+from celeriac.setting_kinds import DELIVERY_MODE, DELIVERY_MODES, TRANSIENT, is_mode
 
 HIGHEST_PRIORITY: Final = 9
 
@@ -125,6 +126,7 @@ KINDS: Final[Mapping[str, _Kind]] = {
     "exchange": _Kind(_is_exchange, "the name of an exchange"),
     "exchange_type": _TEXT,
     "routing_key": _Kind(_is_str, "a text"),
+    "delivery_mode": _Kind(is_mode, DELIVERY_MODE.expects),
     "priority": _Kind(_is_priority,
                       f"a whole number from 0 to {HIGHEST_PRIORITY}; a higher one runs first"),
     "task_id": _TEXT,
@@ -156,7 +158,6 @@ KINDS: Final[Mapping[str, _Kind]] = {
 
 #: Celery's options that have nothing to act on here, and what to do instead.
 WITHOUT_EFFECT: Final[Mapping[str, str]] = {
-    "delivery_mode": "every message is durable",
     "connection": "connections are kept by the application",
     "producer": "connections are kept by the application",
     "publisher": "connections are kept by the application",
@@ -261,6 +262,8 @@ def resolve(given: Mapping[str, Any], base: Options, zone: Callable[[], tzinfo])
         fields["expires"] = clock.now() + clock.seconds(expires) if is_span else _timestamp(expires, zone)
     if "serializer" in given:
         fields["serializer"] = codecs.codec_name(given["serializer"])
+    if "delivery_mode" in given:
+        fields["transient"] = DELIVERY_MODES[given["delivery_mode"]] == TRANSIENT
     for name, field in (("link", "links"), ("link_error", "errbacks")):
         if name in given:
             fields[field] = _compact_list(given[name])

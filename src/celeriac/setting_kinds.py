@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from datetime import timedelta, tzinfo
 from types import MappingProxyType
-from typing import Any, TypeGuard, cast
+from typing import Any, Final, TypeGuard, cast
 
 import msgspec
 
@@ -193,6 +193,17 @@ def _accept_level(value: Any) -> Any:
     return value.upper()
 
 
+def is_mode(value: Any) -> bool:
+    """Whether it says in which mode a message is kept."""
+    return isinstance(value, int | str) and not isinstance(value, bool) and value in DELIVERY_MODES
+
+
+def _accept_mode(value: Any) -> int:
+    if not is_mode(value):
+        raise NotOfKind(nearest(value, ["persistent", "transient"]) if isinstance(value, str) else "")
+    return DELIVERY_MODES[value]
+
+
 def _accept_timezone(value: Any) -> Any:
     return value if isinstance(value, tzinfo) else _accept_text(value)
 
@@ -242,5 +253,13 @@ LEVEL = Kind(
     _accept_level,
     lambda text: _accept_level(_parsed(int, text)),
 )
+#: AMQP's numbers of the modes in which messages are kept, and kombu's words for them.
+TRANSIENT: Final = 1
+PERSISTENT: Final = 2
+DELIVERY_MODES: Final[Mapping[Any, int]] = MappingProxyType({
+    TRANSIENT: TRANSIENT, "1": TRANSIENT, "transient": TRANSIENT,
+    PERSISTENT: PERSISTENT, "2": PERSISTENT, "persistent": PERSISTENT,
+})  # fmt: skip
+DELIVERY_MODE = Kind("delivery mode", "'persistent' (2) or 'transient' (1)", _accept_mode, _accept_mode)
 TIMEZONE = Kind("time zone", "the name of a time zone such as 'Europe/Rome'", _accept_timezone, _accept_text)
 ANYTHING = Kind("any", "anything", _accept_anything, _read_json)

@@ -18,6 +18,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.setting_kinds import (
     ANYTHING,
     BOOLEAN,
+    DELIVERY_MODE,
     LEVEL,
     MAPPING,
     NAMES,
@@ -189,6 +190,9 @@ _TASK = (
     Setting("task_default_routing_key", TEXT, None,
             "The routing key of queues that have none, and of calls that give an exchange only; None is "
             "`task_default_queue`.", "CELERY_DEFAULT_ROUTING_KEY"),
+    Setting("task_default_delivery_mode", DELIVERY_MODE, 2,
+            "Of messages of which nobody says more: `persistent` (2), or `transient` (1) for those that need not "
+            "survive the end of their broker.", "CELERY_DEFAULT_DELIVERY_MODE"),
     Setting("task_queues", ANYTHING, None,
             "The queues that a worker without `-Q` takes from: names, or `Queue`s that are bound to exchanges.",
             "CELERY_QUEUES"),

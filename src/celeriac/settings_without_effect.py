@@ -67,11 +67,10 @@ _ACCEPTED: Mapping[str, str] = MappingProxyType({
     "the broker's adapter chooses how to log in": """
         broker_login_method=BROKER_LOGIN_METHOD
     """,
-    "queues are durable, and on RabbitMQ quorum queues; one that is declared transient is not": """
+    "queues are durable, and on RabbitMQ quorum queues": """
         broker_native_delayed_delivery_queue_type=BROKER_NATIVE_DELAYED_DELIVERY_QUEUE_TYPE
         result_persistent=CELERY_RESULT_PERSISTENT
         task_create_missing_queue_type=CELERY_CREATE_MISSING_QUEUE_TYPE
-        task_default_delivery_mode=CELERY_DEFAULT_DELIVERY_MODE
         task_default_queue_type=CELERY_DEFAULT_QUEUE_TYPE
         worker_detect_quorum_queues=CELERYD_DETECT_QUORUM_QUEUES
     """,

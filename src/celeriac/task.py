@@ -30,9 +30,7 @@ from celeriac.workflow.signature import Signature
 class _Road:
     """What every plain call of one task has in common, worked out once for each state of the settings."""
 
-    __slots__ = (
-        "conf", "is_eager", "is_plain", "options", "origin", "own", "priority", "producer", "queue", "version",
-    )  # fmt: skip
+    __slots__ = ("conf", "is_eager", "is_plain", "options", "origin", "own", "producer", "queue", "version")
 
     def __init__(self, task: Task[..., Any]) -> None:
         app = task.app
@@ -44,8 +42,6 @@ class _Road:
         self.origin = Origin(app, None, task.name, ignored, ignored and not by_default)
         send_options.check_limits(task.soft_time_limit, task.time_limit, task.name)
         self.own = own = task.send_defaults()
-        self.options = self.producer.defaults_of(own)
-        self.priority = self.options.priority
         route = self.producer.router.options_for(task.name) if self.producer.router.is_constant else None
         self.is_plain = (
             route is not None and route.keys() <= DESTINATION and not self.is_eager and "expires" not in own
@@ -54,6 +50,7 @@ class _Road:
         queues = self.producer.router.queues_for(task.name, own, route or {}) if self.is_plain else ("",)
         self.is_plain = self.is_plain and len(queues) == 1
         self.queue = queues[0]
+        self.options = self.producer.defaults_of(own, queues)
 
     def completed(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """What was given for one call over what the task says; a destination of its own is the whole of it."""
@@ -62,7 +59,9 @@ class _Road:
         return {**self.own, **given}
 
 
-_SENT: Final = ("queue", "exchange", "routing_key", "priority", "serializer", "compression", "expires")
+_SENT: Final = (
+    "queue", "exchange", "routing_key", "delivery_mode", "priority", "serializer", "compression", "expires",
+)  # fmt: skip
 
 
 class Task(Hooks, Reporting, Signing[P, R], Generic[P, R]):
@@ -85,6 +84,7 @@ class Task(Hooks, Reporting, Signing[P, R], Generic[P, R]):
     exchange: str | None = None
     exchange_type: str | None = None
     routing_key: str | None = None
+    delivery_mode: Any = None
     expires: Any = None
     serializer: Any = FromSettings("task_serializer")
     compression: Any = FromSettings("task_compression")
@@ -274,9 +274,8 @@ class Task(Hooks, Reporting, Signing[P, R], Generic[P, R]):
             road.is_plain and not options and REQUEST.get() is None
             and task_id is producer is link is link_error is shadow is None
         ):  # fmt: skip
-            call = Call(
-                Message(new_key(), self.name, args, kwargs, road.options), road.queue, None, road.priority
-            )
+            made = Message(new_key(), self.name, args, kwargs, road.options)
+            call = Call(made, road.queue, None, road.options.priority)
             road.producer.send(call)
             return AsyncResult.sent(call.message.key, road.origin)
         options.update(task_id=task_id, producer=producer, link=link, link_error=link_error, shadow=shadow)

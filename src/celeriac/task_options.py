@@ -12,7 +12,17 @@ from typing import Any, Final, cast
 
 from celeriac import plugins, send_options
 from celeriac.exceptions import ImproperlyConfigured, SettingHasNoEffect, UnknownOption
-from celeriac.setting_kinds import BOOLEAN, MAPPING, RATE, TEXT, Kind, NotOfKind, integer, seconds
+from celeriac.setting_kinds import (
+    BOOLEAN,
+    DELIVERY_MODE,
+    MAPPING,
+    RATE,
+    TEXT,
+    Kind,
+    NotOfKind,
+    integer,
+    seconds,
+)
 
 
 def _accept_classes(value: Any) -> tuple[type[BaseException], ...]:
@@ -94,6 +104,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "exchange": _kind("the name of an exchange", _accept_exchange),
     "exchange_type": TEXT,
     "routing_key": _kind("a text", _accept_key),
+    "delivery_mode": DELIVERY_MODE,
     "serializer": TEXT,
     "compression": TEXT,
     "time_limit": _LIMIT,
@@ -103,7 +114,6 @@ KINDS: Final[Mapping[str, Kind]] = {
 
 #: Celery's options that have nothing to act on here, and why.
 WITHOUT_EFFECT: Final[Mapping[str, str]] = {
-    "delivery_mode": "every message is durable",
     "mandatory": "a message that is not stored is always an error",
     "immediate": "a message always waits for a worker",
     "send_events": "events are emitted for every task",

@@ -11,11 +11,11 @@ from celeriac.brokers import connect
 from celeriac.brokers.contract import Broker
 from celeriac.testing import BrokerContract
 from celeriac.testing.broker_broadcasts import Broadcasts
-from celeriac.testing.broker_room import Room
+from celeriac.testing.broker_room import Room, SearchableRoom
 from celeriac.testing.broker_searching import Searching
 
 
-class TestMemoryBroker(BrokerContract, Broadcasts, Room, Searching):
+class TestMemoryBroker(BrokerContract, Broadcasts, Room, SearchableRoom, Searching):
     forks = False
 
     @pytest.fixture

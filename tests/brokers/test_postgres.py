@@ -10,18 +10,20 @@ from celeriac.brokers import connect
 from celeriac.brokers.contract import Broker
 from celeriac.testing import BrokerContract
 from celeriac.testing.broker_broadcasts import Broadcasts
-from celeriac.testing.broker_moving import Moving
-from celeriac.testing.broker_room import Room
+from celeriac.testing.broker_moving import Moving, SearchableMoving
+from celeriac.testing.broker_room import Room, SearchableRoom
 from celeriac.testing.broker_searching import Searching
 
 
-class TestPostgresBroker(BrokerContract, Broadcasts, Moving, Room, Searching):
+class TestPostgresBroker(
+    BrokerContract, Broadcasts, Moving, SearchableMoving, Room, SearchableRoom, Searching
+):
     @pytest.fixture
     def make_broker(self, postgres_place: str) -> Callable[[], Broker]:
         return lambda: connect(postgres_place)
 
 
-class TestPostgresBrokerBehindAPooler(BrokerContract, Searching, Moving):
+class TestPostgresBrokerBehindAPooler(BrokerContract, Searching, Moving, SearchableMoving):
     @pytest.fixture
     def make_broker(self, postgres_pooled: str) -> Callable[[], Broker]:
         return lambda: connect(postgres_pooled)

@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from celeriac import brokers, clock, results, urls
+from celeriac.brokers import postgres_verbs as verbs
 from celeriac.brokers.abilities import Migrates, Movable
 from celeriac.brokers.contract import Broker, Outgoing, Record
 from celeriac.brokers.postgres import PostgresBroker
@@ -135,13 +136,10 @@ def test_a_send_whose_answer_was_lost_is_stored_once(postgres_place: str, way: P
     near.purge(QUEUE)
     mark = os.urandom(12)
     for _ in range(2):
-        near._call(_SEND, mark, [QUEUE], [0], [None], [message("b")])  # pyright: ignore[reportPrivateUsage]
+        near._call(verbs.SEND, mark, [QUEUE], [0], [None], [message("b")], None)  # pyright: ignore[reportPrivateUsage]
     assert near.stats(QUEUE).ready == 1
     near.close()
     far.close()
-
-
-_SEND = Verb("SELECT * FROM celeriac.send($1, $2, $3, $4, $5)", "bytes texts ints floats byteses", "void")
 
 
 @pytest.mark.parametrize("mode", ["cut", "half-open", "hold"])

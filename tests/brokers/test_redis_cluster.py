@@ -15,8 +15,8 @@ from celeriac.drivers.redis_cluster import slot_of
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.testing import BrokerContract
 from celeriac.testing.broker_broadcasts import Broadcasts
-from celeriac.testing.broker_moving import Moving
-from celeriac.testing.broker_room import Room
+from celeriac.testing.broker_moving import Moving, SearchableMoving
+from celeriac.testing.broker_room import Room, SearchableRoom
 from celeriac.testing.broker_searching import Searching
 from celeriac.testing.stand import message, names, until
 from tests.clusters import Cluster, cluster
@@ -47,7 +47,7 @@ def broker(url: str) -> Iterator[Broker]:
     made.close()
 
 
-class TestRedisCluster(BrokerContract, Room, Searching, Moving, Broadcasts):
+class TestRedisCluster(BrokerContract, Room, SearchableRoom, Searching, Moving, SearchableMoving, Broadcasts):
     @pytest.fixture
     def make_broker(self, url: str) -> Callable[[], Broker]:
         return lambda: brokers.connect(url)

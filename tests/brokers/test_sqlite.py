@@ -11,12 +11,12 @@ from celeriac.brokers import connect
 from celeriac.brokers.contract import Broker
 from celeriac.testing import BrokerContract
 from celeriac.testing.broker_broadcasts import Broadcasts
-from celeriac.testing.broker_moving import Moving
-from celeriac.testing.broker_room import Room
+from celeriac.testing.broker_moving import Moving, SearchableMoving
+from celeriac.testing.broker_room import Room, SearchableRoom
 from celeriac.testing.broker_searching import Searching
 
 
-class TestSQLiteBroker(BrokerContract, Broadcasts, Moving, Room, Searching):
+class TestSQLiteBroker(BrokerContract, Broadcasts, Moving, SearchableMoving, Room, SearchableRoom, Searching):
     @pytest.fixture
     def make_broker(self, tmp_path: Path) -> Callable[[], Broker]:
         return lambda: connect(f"sqlite:///{tmp_path}/broker.sqlite")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any, cast
 
 import pytest
 
 from celeriac import Broadcast, Celeriac, Exchange, Queue, group
 from celeriac.brokers import room
-from celeriac.exceptions import ImproperlyConfigured, QueueFull, QueueNotFound, SettingHasNoEffect
+from celeriac.exceptions import ImproperlyConfigured, QueueFull, QueueNotFound
 from celeriac.queues import Bindings, binding, broadcasts
 from celeriac.routing import usual_queues
 from celeriac.wire import WorkerOptions
@@ -204,37 +203,6 @@ def test_a_broker_that_keeps_no_lengths_says_so() -> None:
 
     with pytest.raises(ImproperlyConfigured, match="'small' a max_length, which is not kept at other://"):
         room.Limited(cast("Any", Other()), {"small": 2})
-
-
-@pytest.mark.parametrize(
-    "queues",
-    [
-        [Queue("news", durable=False)],
-        [Queue("news", Exchange("news", delivery_mode="transient"))],
-        [Queue("news", Exchange("news", delivery_mode=1))],
-        {"news": {"exchange": "news", "durable": False}},
-    ],
-)
-def test_a_transient_queue_is_kept_like_any_other_and_that_is_said(queues: Any) -> None:
-    with pytest.warns(SettingHasNoEffect, match="the queue 'news' is declared transient"):
-        assert Bindings(an_app(task_queues=queues).conf).names == ["news"]
-
-
-def test_a_durable_queue_is_not_worth_a_word() -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        Bindings(an_app(task_queues=[Queue("news", Exchange("news", delivery_mode=2), durable=True)]).conf)
-
-
-def test_a_route_that_asks_for_transient_messages_is_told_that_they_are_durable() -> None:
-    app = an_app(task_routes={"queues.add": {"queue": "news", "delivery_mode": "transient"}})
-
-    @app.task(name="queues.add")
-    def add() -> None: ...
-
-    with pytest.warns(SettingHasNoEffect, match="'delivery_mode' has no effect: every message is durable"):
-        add.delay()
-    assert app.broker.purge("news") == 1
 
 
 def test_a_broadcast_is_reached_by_its_name_and_by_its_exchange() -> None:

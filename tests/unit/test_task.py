@@ -194,8 +194,8 @@ def test_options_of_celery_without_effect_are_accepted_with_a_warning(app: Celer
     @app.task
     def one() -> None: ...
 
-    with pytest.warns(SettingHasNoEffect, match="delivery_mode"):
-        one.apply_async(delivery_mode="transient")
+    with pytest.warns(SettingHasNoEffect, match="mandatory"):
+        one.apply_async(mandatory=True)
     assert len(sent(app)) == 1
 
 

@@ -24,7 +24,8 @@ class Limiting(Protocol):
     def place(self) -> str: ...
 
     def send_limited(self, batch: Sequence[Outgoing], most: Mapping[str, int], timeout: float) -> None:
-        """As `Broker.send`, where no more than `most` messages may wait in a queue, ready and delayed together.
+        """As `Broker.send`, where no more than `most` messages may wait in a queue: ready ones and, where the broker is
+        `Searchable`, delayed ones together.
 
         The count and the sending are one step, for a thousand messages at least: all of them are stored or none.
 
@@ -186,6 +187,7 @@ class Movable(Protocol):
 
         What is ready comes first, in the order of taking; then what is delayed, the soonest first; then what is dead,
         the oldest first. A crate has messages of one of these. What runs is left alone, and a pause changes nothing.
+        What is delayed stays at a broker that is not `Searchable`, until it is due and so ready.
         If the queue's last crate has not been discarded, it is that one, whatever its target; with a limit of 0, only
         that one.
 

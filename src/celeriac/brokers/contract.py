@@ -45,12 +45,17 @@ LAST_TRIES = 3
 
 
 class Outgoing(msgspec.Struct, frozen=True, gc=False):
-    """A message to be stored: its bytes, where, how urgent, and when at the earliest (epoch seconds)."""
+    """A message to be stored: its bytes, where, how urgent, and when at the earliest (epoch seconds).
+
+    `transient`: it need not survive the end of its broker, which may spare itself the disk. It is kept like any other
+    where a broker cannot tell the difference.
+    """
 
     queue: str
     data: bytes
     priority: int = 0
     due_at: float | None = None
+    transient: bool = False
 
 
 class Casualty(msgspec.Struct, frozen=True):
@@ -327,7 +332,8 @@ class Broker(Protocol):
         ...
 
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
-        """When it returns, every message survives a restart of the broker, as far as the broker is durable.
+        """When it returns, every message survives a restart of the broker, as far as the broker is durable and the
+        message not transient.
 
         Order is kept within a queue and priority. Idempotent for a retried call within one `send`
         as far as the server can tell.

@@ -8,6 +8,7 @@ from typing import Any
 
 from celeriac.brokers import postgres_verbs as verbs
 from celeriac.brokers.abilities import CRATE_BYTES, Crate, Parcel, plain_priority
+from celeriac.message import is_transient
 
 #: Calls a verb.
 _Call = Callable[..., list[tuple[Any, ...]]]
@@ -31,6 +32,7 @@ def unpack(call: _Call, crate: Crate) -> bool:
         [one.died_at for one in parcels], [one.key for one in parcels],
         [verbs.raw(one.reason) for one in parcels], [verbs.raw(one.detail) for one in parcels],
         [place for place, _ in casualties], [verbs.write_casualty(one) for _, one in casualties],
+        verbs.which([is_transient(one.data) for one in parcels]),
     )  # fmt: skip
     return bool(is_new)
 

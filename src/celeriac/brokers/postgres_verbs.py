@@ -11,8 +11,8 @@ from celeriac.brokers.contract import Casualty, Outgoing
 from celeriac.drivers.postgres_joins import OPENING, delay
 from celeriac.drivers.postgres_wire import verb
 
-#: The queue, priority, delay and bytes of messages.
-_MESSAGES: Final = "texts ints floats byteses"
+#: The queue, priority, delay and bytes of messages, and which are transient.
+_MESSAGES: Final = "texts ints floats byteses bools"
 
 HEAR: Final = verb("hear", "text texts")
 SEND: Final = verb("send", f"bytes {_MESSAGES}")
@@ -71,7 +71,7 @@ PACK: Final = verb(
 )  # fmt: skip
 UNPACK: Final = verb(
     "unpack",
-    "text bytes big ints floats byteses byteses floats byteses byteses byteses ints byteses",
+    "text bytes big ints floats byteses byteses floats byteses byteses byteses ints byteses bools",
     "bool",
 )
 DISCARD: Final = verb("discard", "text bytes big")
@@ -90,11 +90,17 @@ def text(data: bytes) -> str:
     return data.decode("utf-8", "replace")
 
 
-def words(batch: Sequence[Outgoing]) -> tuple[list[Any], list[Any], list[Any], list[Any]]:
+def words(batch: Sequence[Outgoing]) -> tuple[list[Any], list[Any], list[Any], list[Any], list[bool] | None]:
     """Messages as the functions take them."""
     return (
         [one.queue for one in batch],
         [one.priority for one in batch],
         [delay(one.due_at) for one in batch],
         [one.data for one in batch],
+        which([one.transient for one in batch]),
     )
+
+
+def which(transients: list[bool]) -> list[bool] | None:
+    """Which messages of a batch are transient; None: none is, as nearly always."""
+    return transients if True in transients else None

@@ -39,7 +39,9 @@ class Guests:
             is_known = driven in self._known
         if not is_known:
             self._check(driven)
-        statement = sql.SQL("SELECT {}.store(%b::text[], %b::int[], %b::float8[], %b::bytea[], true)")
+        statement = sql.SQL(
+            "SELECT {}.store(%b::text[], %b::int[], %b::float8[], %b::bytea[], true, %b::bool[])"
+        )
         with driven.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(statement.format(self._schema), verbs.words(batch), prepare=False)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar, assert_never
+from typing import Any, Final, TypeVar
 
 from celeriac import clock
 from celeriac.brokers import room, sqlite_listener, sqlite_moving, sqlite_revoking
@@ -16,26 +16,21 @@ from celeriac.brokers.abilities import Crate
 from celeriac.brokers.contract import (
     HIGHEST_PRIORITY,
     REVOKED,
-    Ack,
-    Bury,
     Casualty,
     DeadLetter,
     Delivery,
     Outgoing,
-    PutBack,
     QueueStats,
     Record,
-    Release,
-    Replace,
     Revocation,
     Settlement,
 )
 from celeriac.brokers.pruning import Pruned, prunable
 from celeriac.brokers.sqlite_broadcasts import SQLiteBroadcasts
-from celeriac.brokers.sqlite_ledger import PATIENCE, QUERIES, Held, Ledger, casualties_of, write
+from celeriac.brokers.sqlite_ledger import PATIENCE, QUERIES, Ledger, are_transient, casualties_of, write
 from celeriac.brokers.sqlite_listener import SQLiteListener
+from celeriac.brokers.sqlite_settling import settle
 from celeriac.drivers.sqlite import SQLiteFile, translated
-from celeriac.drivers.sqlite_joins import arrive, end_joins, open_join
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable, LeaseLost
 from celeriac.message import KEY, created_at
 from celeriac.urls import Url
@@ -60,14 +55,14 @@ class SQLiteBroker(SQLiteBroadcasts):
 
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
         if batch:
-            write(self._file, lambda ledger: ledger.send(batch), timeout)
+            write(self._file, lambda ledger: ledger.send(batch), timeout, not are_transient(batch))
 
     def send_limited(self, batch: Sequence[Outgoing], most: Mapping[str, int], timeout: float) -> None:
         def work(ledger: Ledger) -> None:
             room.check(batch, most, lambda name: sum(ledger.run("waiting", name)[0]))
             ledger.send(batch)
 
-        write(self._file, work, timeout)
+        write(self._file, work, timeout, not are_transient(batch))
 
     def consumer(
         self, queues: Sequence[str], owner: str, *, lease: float, max_deliveries: int
@@ -303,12 +298,7 @@ class SQLiteConsumer:
                     self._file.wait(seen, min(remaining, quiet), lambda: self._is_woken)
 
     def settle(self, settlements: Sequence[Settlement]) -> list[Delivery]:
-        if not settlements:
-            return []
-        return write(
-            self._file,
-            lambda ledger: [one.delivery for one in settlements if not _settle_one(ledger, one)],
-        )
+        return settle(self._file, settlements)
 
     def confirm(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         def work(connection: sqlite3.Connection) -> list[Delivery]:
@@ -440,39 +430,6 @@ class SQLiteConsumer:
         ledger.run_many("delete_ready", [(row[2], row[0], row[1]) for row in rows])
         ledger.run_many("add_running", running)
         return taken
-
-
-def _settle_one(ledger: Ledger, settlement: Settlement) -> bool:
-    delivery, action = settlement.delivery, settlement.action
-    rows = ledger.run("take_running", delivery.queue, delivery.fence, delivery.owner)
-    if not rows:
-        return False
-    held = Held(*rows[0])
-    ledger.moves(delivery.queue).running -= 1
-    if settlement.records:
-        ledger.file.put_records(ledger.connection, settlement.records)
-    if settlement.sends:
-        ledger.send(settlement.sends)
-    for join in settlement.opens:
-        open_join(ledger.connection, join)
-    if settlement.arrivals:
-        ledger.send(arrive(ledger.connection, settlement.arrivals, again=False))
-    if settlement.joins:
-        end_joins(ledger.connection, settlement.joins)
-    match action:
-        case Ack():
-            return True
-        case Release():
-            ledger.put_back(delivery.queue, held)
-        case Replace(successor=successor):
-            ledger.send([successor])
-        case PutBack(data=data, due_at=due_at):
-            ledger.delay(delivery.queue, held._replace(data=data), due_at)
-        case Bury(reason=reason, detail=detail):
-            ledger.bury(delivery.queue, held, reason, detail)
-        case _:
-            assert_never(action)
-    return True
 
 
 def _up_to_a_suspect(rows: list[Any]) -> list[Any]:

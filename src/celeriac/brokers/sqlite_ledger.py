@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 
 import msgspec
@@ -220,8 +220,13 @@ class Ledger:
         self.run_many("add_delayed", delayed)
 
 
-def write(file: SQLiteFile, work: Callable[[Ledger], T], timeout: float = PATIENCE) -> T:
-    """Run `work` on the ledger of one transaction."""
+def are_transient(batch: Iterable[Outgoing]) -> bool:
+    """Whether a power cut may take all these messages away."""
+    return all(one.transient for one in batch)
+
+
+def write(file: SQLiteFile, work: Callable[[Ledger], T], timeout: float = PATIENCE, synced: bool = True) -> T:
+    """Run `work` on the ledger of one transaction, as `SQLiteFile.write` does."""
 
     def transaction(connection: sqlite3.Connection) -> T:
         ledger = Ledger(file, connection)
@@ -230,7 +235,7 @@ def write(file: SQLiteFile, work: Callable[[Ledger], T], timeout: float = PATIEN
         return result
 
     with translated(file, BrokerUnavailable, BrokerRefused):
-        return file.write(transaction, timeout)
+        return file.write(transaction, timeout, synced)
 
 
 def casualties_of(history: bytes | None) -> list[Casualty]:

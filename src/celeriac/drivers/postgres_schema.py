@@ -20,6 +20,7 @@ MIGRATIONS: Final[Mapping[int, tuple[str, ...]]] = {
     1: ("postgres_tables.sql", "postgres_functions.sql", "postgres_upkeep.sql"),
     2: ("postgres_moving.sql",),
     3: ("postgres_broadcasts.sql",),
+    4: ("postgres_transient.sql",),
 }
 VERSION: Final = max(MIGRATIONS)
 #: Seconds that a migration may take which somebody has asked for.

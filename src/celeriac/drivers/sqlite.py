@@ -138,6 +138,8 @@ class SQLiteFile:
         #: How often somebody has stopped listening. Guarded by `changed`.
         self._listened = 0
         self._synchronous = synchronous
+        #: What the connection has, which `write` changes.
+        self._synchronous_now = ""
         #: Held during every use of the connection, and over a fork. It guards all fields below.
         self._using = threading.Lock()
         self._connection: sqlite3.Connection | None = None
@@ -175,10 +177,14 @@ class SQLiteFile:
                 file = cls._files[path, synchronous] = cls(path, synchronous)
             return file
 
-    def write(self, work: Callable[[sqlite3.Connection], T], timeout: float) -> T:
-        """Run `work` in one transaction, waiting at most `timeout` seconds for others' to end."""
+    def write(self, work: Callable[[sqlite3.Connection], T], timeout: float, synced: bool = True) -> T:
+        """Run `work` in one transaction, waiting at most `timeout` seconds for others' to end.
+
+        `synced` False: a power cut may undo it. Whatever is synced later takes it along.
+        """
         deadline = clock.monotonic() + timeout
         with self._connected(deadline) as connection:
+            self._level(connection, self._synchronous if synced else "normal")
             _patiently(lambda: connection.execute("BEGIN IMMEDIATE"), deadline)
             before = connection.total_changes
             try:
@@ -293,6 +299,12 @@ class SQLiteFile:
             self._disconnect()
         self._bell = None
 
+    def _level(self, connection: sqlite3.Connection, synchronous: str) -> None:
+        """See to it that the next commit is synced, or is not. Within a transaction that is an error."""
+        if self._synchronous_now != synchronous:
+            connection.execute(f"PRAGMA synchronous = {synchronous}")
+            self._synchronous_now = synchronous
+
     def _version(self, connection: sqlite3.Connection) -> tuple[int, ...]:
         [(data_version,)] = connection.execute("PRAGMA data_version").fetchall()
         return (self._times_opened, data_version, self._commits)
@@ -351,7 +363,8 @@ class SQLiteFile:
             )
         if _pragma(connection, "journal_mode = WAL") != "wal":
             raise FileUnusable("its file system cannot do WAL (a network share?): use a local disk")
-        connection.execute(f"PRAGMA synchronous = {self._synchronous}")
+        self._synchronous_now = ""
+        self._level(connection, self._synchronous)
         connection.execute("PRAGMA journal_size_limit = 67108864")
         connection.execute("PRAGMA temp_store = MEMORY")
         if version < SCHEMA_VERSION:

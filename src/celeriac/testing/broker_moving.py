@@ -65,26 +65,8 @@ class Moving:
         stand.send("between", priority=5, queue=target)
         assert stand.drained(target) == ["high", "between", "low"]
 
-    def test_what_is_delayed_keeps_its_due_time(self, stand: Stand) -> None:
-        target = stand.new_queue()
-        due_at = clock.now() + 3600.25
-        later = Outgoing(stand.queue, message("later"), 3, due_at + 1)
-        stand.broker.send([later, Outgoing(stand.queue, message("sooner"), 7, due_at)], SOON)
-        found = [parcel for crate in crates(stand) for parcel in crate.parcels]
-        assert [(name_of(one.data), one.priority) for one in found] == [("sooner", 7), ("later", 3)]
-        assert found[0].due_at == pytest.approx(due_at, abs=PATIENCE)
-        crate = Crate(target, ELSEWHERE, b"delayed", 1, found)
-        movable(stand).unpack(crate)
-        assert (stand.stats(target).ready, stand.stats(target).delayed) == (0, 2)
-        repacked = movable(stand).pack(target, ELSEWHERE, MANY)
-        assert repacked is not None
-        # To the millisecond, which is what some servers keep.
-        dues = [one.due_at or 0.0 for one in found]
-        assert [one.due_at for one in repacked.parcels] == pytest.approx(dues, abs=0.0015)
-        movable(stand).discard(repacked)
-
     def test_what_fell_due_on_its_way_is_ready(self, stand: Stand) -> None:
-        stand.send("soon", due_in=3600)
+        stand.send("soon")
         [crate] = crates(stand)
         [parcel] = crate.parcels
         late = msgspec.structs.replace(parcel, due_at=clock.now() - 5)
@@ -102,12 +84,33 @@ class Moving:
 
     def test_a_verdict_is_kept(self, stand: Stand) -> None:
         target = stand.new_queue()
-        [_, data] = stand.send("first", "judged")
-        assert stand.broker.revoke(stand.queue, [Revocation(data[KEY])], 60.0) == [data[KEY]]
+        stand.send("judged", "other")
+        victim = stand.consumer()
+        [judged] = victim.take(1, SOON)
+        stand.broker.surrender([stand.queue], victim.owner, {}, {judged.key: "time_limit:5"}, 3)
         move(stand, target)
-        [judged], [first] = stand.drain(target)
-        assert (name_of(judged.data), judged.verdict) == ("judged", REVOKED)
-        assert (name_of(first.data), first.verdict) == ("first", None)
+        [judged], [other] = stand.drain(target)
+        assert (name_of(judged.data), judged.verdict) == ("judged", "time_limit:5")
+        assert (name_of(other.data), other.verdict) == ("other", None)
+
+    def test_what_is_to_come_later_is_delayed(self, stand: Stand) -> None:
+        target = stand.new_queue()
+        stand.send("later")
+        due_at = clock.now() + 0.5
+        for crate in crates(stand):
+            [parcel] = crate.parcels
+            there = [msgspec.structs.replace(parcel, due_at=due_at)]
+            movable(stand).unpack(msgspec.structs.replace(crate, queue=target, parcels=there))
+        assert names(stand.consumer(target).take(1, PATIENCE)) == ["later"]
+        assert clock.now() >= due_at - 0.02
+
+    def test_ready_then_dead(self, stand: Stand) -> None:
+        stand.send("dead")
+        consumer = stand.consumer()
+        settle(consumer, consumer.take(1, SOON), Bury("why"))
+        stand.send("ready")
+        assert [inside(crate) for crate in crates(stand)] == [["ready"], ["dead"]]
+        assert (stand.stats().ready, stand.stats().dead) == (0, 0)
 
     def test_dead_letters_are_kept_as_they_are(self, stand: Stand) -> None:
         target = stand.new_queue()
@@ -135,16 +138,6 @@ class Moving:
         movable(stand).unpack(there)
         movable(stand).unpack(msgspec.structs.replace(there, number=crate.number + 1))
         assert len({letter.key for letter in stand.broker.dead(target)}) == 2
-
-    def test_ready_then_delayed_then_dead(self, stand: Stand) -> None:
-        stand.send("dead")
-        consumer = stand.consumer()
-        settle(consumer, consumer.take(1, SOON), Bury("why"))
-        stand.send("delayed", due_in=3600)
-        stand.send("ready")
-        assert [inside(crate) for crate in crates(stand)] == [["ready"], ["delayed"], ["dead"]]
-        stats = stand.stats()
-        assert (stats.ready, stats.delayed, stats.dead) == (0, 0, 0)
 
     def test_an_open_crate_is_packed_once(self, stand: Stand) -> None:
         broker = movable(stand)
@@ -220,6 +213,38 @@ class Moving:
         taken = working.result(PATIENCE)
         rest = [name for crate in crates(stand) for name in inside(crate)] + stand.drained()
         assert sorted([*packed, *taken, *rest]) == sorted(sent)
+
+
+class SearchableMoving:
+    """What `Movable` does besides where the broker is `Searchable`."""
+
+    def test_what_is_delayed_keeps_its_due_time(self, stand: Stand) -> None:
+        target = stand.new_queue()
+        due_at = clock.now() + 3600.25
+        later = Outgoing(stand.queue, message("later"), 3, due_at + 1)
+        stand.broker.send([later, Outgoing(stand.queue, message("sooner"), 7, due_at)], SOON)
+        found = [parcel for crate in crates(stand) for parcel in crate.parcels]
+        assert [(name_of(one.data), one.priority) for one in found] == [("sooner", 7), ("later", 3)]
+        assert found[0].due_at == pytest.approx(due_at, abs=PATIENCE)
+        crate = Crate(target, ELSEWHERE, b"delayed", 1, found)
+        movable(stand).unpack(crate)
+        assert (stand.stats(target).ready, stand.stats(target).delayed) == (0, 2)
+        repacked = movable(stand).pack(target, ELSEWHERE, MANY)
+        assert repacked is not None
+        # To the millisecond, which is what some servers keep.
+        dues = [one.due_at or 0.0 for one in found]
+        assert [one.due_at for one in repacked.parcels] == pytest.approx(dues, abs=0.0015)
+        movable(stand).discard(repacked)
+
+    def test_ready_then_delayed_then_dead(self, stand: Stand) -> None:
+        stand.send("dead")
+        consumer = stand.consumer()
+        settle(consumer, consumer.take(1, SOON), Bury("why"))
+        stand.send("delayed", due_in=3600)
+        stand.send("ready")
+        assert [inside(crate) for crate in crates(stand)] == [["ready"], ["delayed"], ["dead"]]
+        stats = stand.stats()
+        assert (stats.ready, stats.delayed, stats.dead) == (0, 0, 0)
 
     def test_holes_of_revoked_messages_are_no_messages(self, stand: Stand) -> None:
         data = stand.send(*map(str, range(50)))

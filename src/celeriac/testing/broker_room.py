@@ -20,15 +20,14 @@ class Room:
         assert isinstance(stand.broker, Limiting)
         most = {stand.queue: 3}
         stand.broker.send_limited([Outgoing(stand.queue, message(name)) for name in "ab"], most, SOON)
-        later = Outgoing(stand.queue, message("c"), 3, clock.now() + 3600)
-        stand.broker.send_limited([later], most, SOON)
+        stand.broker.send_limited([Outgoing(stand.queue, message("c"), 3)], most, SOON)
         for batch in ("d", "de"):
             with pytest.raises(QueueFull, match="max_length is 3"):
                 stand.broker.send_limited(
                     [Outgoing(stand.queue, message(name)) for name in batch], most, SOON
                 )
-        assert (stand.stats().ready, stand.stats().delayed) == (2, 1)
-        assert stand.drained() == ["a", "b"]
+        assert stand.stats().ready == 3
+        assert stand.drained() == ["c", "a", "b"]
 
     def test_what_runs_leaves_its_place(self, stand: Stand) -> None:
         assert isinstance(stand.broker, Limiting)
@@ -70,3 +69,18 @@ class Room:
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(send, range(100))) == 20
         assert stand.stats().ready == 20
+
+
+class SearchableRoom:
+    """What `Limiting` does besides where the broker is `Searchable`."""
+
+    def test_what_is_delayed_has_its_place(self, stand: Stand) -> None:
+        assert isinstance(stand.broker, Limiting)
+        most = {stand.queue: 2}
+        stand.broker.send_limited([Outgoing(stand.queue, message("a"))], most, SOON)
+        later = Outgoing(stand.queue, message("b"), 3, clock.now() + 3600)
+        stand.broker.send_limited([later], most, SOON)
+        with pytest.raises(QueueFull, match="max_length is 2"):
+            stand.broker.send_limited([Outgoing(stand.queue, message("c"))], most, SOON)
+        assert (stand.stats().ready, stand.stats().delayed) == (1, 1)
+        assert stand.drained() == ["a"]

@@ -60,8 +60,9 @@ class Settling:
     def test_a_successor_may_be_delayed(self, stand: Stand) -> None:
         stand.send("a")
         consumer = stand.consumer()
+        taken = consumer.take(1, SOON)
         due_at = clock.now() + 0.3
-        settle(consumer, consumer.take(1, SOON), Replace(Outgoing(stand.queue, message("b"), 0, due_at)))
+        settle(consumer, taken, Replace(Outgoing(stand.queue, message("b"), 0, due_at)))
         assert (stand.stats().ready, stand.stats().delayed, stand.stats().running) == (0, 1, 0)
         assert consumer.take(1, 0) == []
         assert names(consumer.take(1, PATIENCE)) == ["b"]

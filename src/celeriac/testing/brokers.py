@@ -4,7 +4,8 @@ Subclass `BrokerContract` in a test module and supply the fixture `make_broker`.
 their own: what is sent is taken (`broker_flow`), deliveries end once (`broker_settling`), runs that
 have begun are not repeated (`broker_commits`), owners die
 (`broker_leases`), people look and tidy (`broker_upkeep`), revoke what is not to run (`broker_revoking`) and tell
-those who listen (`broker_notices`).
+those who listen (`broker_notices`). What is transient is like any other as long as the broker lives
+(`broker_transience`).
 
 A broker with an ability (`celeriac.brokers.abilities`) has the suite of that as well: `Searchable` that of
 `broker_searching`, `Limiting` that of `broker_room`, `Movable` that of `broker_moving`, `Broadcasting` that of
@@ -24,6 +25,7 @@ from celeriac.testing.broker_leases import Leases
 from celeriac.testing.broker_notices import Notices
 from celeriac.testing.broker_revoking import Revoking
 from celeriac.testing.broker_settling import Settling
+from celeriac.testing.broker_transience import Transience
 from celeriac.testing.broker_upkeep import Upkeep
 from celeriac.testing.stand import Stand
 
@@ -43,7 +45,7 @@ class BrokerFixtures:
         stand.close()
 
 
-class BrokerContract(BrokerFixtures, Flow, Settling, Commits, Leases, Upkeep, Revoking, Notices):
+class BrokerContract(BrokerFixtures, Flow, Settling, Commits, Leases, Upkeep, Revoking, Notices, Transience):
     """What every broker does. A subclass supplies `make_broker`."""
 
     #: Whether a forked child reaches the same messages; False for a broker that lives in its process.

@@ -115,11 +115,12 @@ class Stand:
         return f"contract-{uuid.uuid4().hex}"
 
     def send(
-        self, *names: str, queue: str | None = None, priority: int = 0, due_in: float | None = None
-    ) -> list[bytes]:
+        self, *names: str, queue: str | None = None, priority: int = 0, due_in: float | None = None,
+        transient: bool = False,
+    ) -> list[bytes]:  # fmt: skip
         """Send one message for each name, in one call. Returns their bytes."""
         due_at = None if due_in is None else clock.now() + due_in
-        batch = [Outgoing(queue or self.queue, message(name), priority, due_at) for name in names]
+        batch = [Outgoing(queue or self.queue, message(name), priority, due_at, transient) for name in names]
         self.broker.send(batch, 10.0)
         return [outgoing.data for outgoing in batch]
 

@@ -372,7 +372,10 @@ class TaskConsumer:
             self._bench.settler.add(Settlement(delivery, Release()))
             return
         queues = sorted({self.broadcasts[delivery.queue].queue, *known})
-        copies = [Outgoing(queue, delivery.data, decoded.options.priority) for queue in queues]
+        options = decoded.options
+        copies = [
+            Outgoing(queue, delivery.data, options.priority, transient=options.transient) for queue in queues
+        ]
         self._bench.settler.add(Settlement(delivery, Ack(), copies))
 
     def _put_back_unknown(self, delivery: Delivery, decoded: Message) -> None:

@@ -331,7 +331,7 @@ def _put_back(request: Request, bench: Workbench) -> Outgoing:
     options = msgspec.structs.replace(request.options, redelivered=True)
     successor = msgspec.structs.replace(request.message, options=options)
     data = message.encode(successor, bench.app.conf.accept_content)
-    return Outgoing(request.delivery.queue, data, options.priority)
+    return Outgoing(request.delivery.queue, data, options.priority, transient=options.transient)
 
 
 def _ignores(request: Request) -> bool:
