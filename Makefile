@@ -11,10 +11,10 @@ CODE := src tests examples benchmarks docs
 JOBS ?= 3
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup fmt check servers test shape chaos guarantees rabbitmq workflows soak bench weigh docs clean
+.PHONY: help demo setup fmt check servers test shape chaos guarantees rabbitmq workflows transactions soak bench weigh docs clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 # Stamps: what they name is installed anew only when pyproject.toml has changed.
 $(VENV)/.run: pyproject.toml
@@ -44,7 +44,7 @@ check: $(VENV)/.dev ## Lint, check types and layers
 		echo "$$command"; $(BIN)/$$command || failed=1; \
 	done; exit $$failed
 
-servers: $(VENV)/.dev ## See to it that tests find Redis and PostgreSQL servers; installs them as root
+servers: $(VENV)/.dev ## See to it that tests find Redis, PostgreSQL and RabbitMQ servers; installs them as root
 	@$(BIN)/python -m tests.servers ensure
 
 test: $(VENV)/.dev servers ## Run the checks and every test; the line that counts is the last
@@ -63,12 +63,14 @@ workflows: $(VENV)/.dev servers ## Run random workflows while children are kille
 	$(BIN)/python -m tests.workflows --workflows $(or $(COUNT),1000) $(if $(SEED),--seed $(SEED)) \
 		$(if $(BROKER),--broker $(BROKER)) $(WORKFLOWS)
 
-guarantees: $(VENV)/.dev servers ## Run the tests of the promises alone, on other brokers too: GROUNDS=cluster
+transactions: $(VENV)/.dev servers ## Send tasks within transactions that commit, roll back and crash: COUNT=10000 SEED=7
+	$(BIN)/python -m tests.transactions --transactions $(or $(COUNT),10000) $(if $(SEED),--seed $(SEED))
+
+guarantees: $(VENV)/.dev servers ## Run the tests of the promises alone, on other brokers too: GROUNDS=cluster, GROUNDS=rabbitmq
 	$(if $(GROUNDS),CELERIAC_TEST_GROUNDS="$(GROUNDS)") $(BIN)/python -m pytest -n $(JOBS) --dist loadgroup tests/guarantees
 
-rabbitmq: $(VENV)/.dev ## Run the tests that need a RabbitMQ server, which `make test` leaves out
-	@$(BIN)/python -m tests.rabbitmq ensure
-	$(BIN)/python -m pytest -n $(JOBS) -m rabbitmq tests/brokers tests/worker
+rabbitmq: $(VENV)/.dev servers ## Run the tests of RabbitMQ alone, and one that kills it, which `make test` leaves out
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -m 'rabbitmq or private_rabbitmq' tests/brokers tests/worker tests/guarantees tests/chaos
 
 soak: $(VENV)/.dev servers ## Run a day's tasks within minutes and judge what each process keeps: MINUTES=10 BROKER=sqlite
 	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),10) $(if $(BROKER),--broker $(BROKER)) $(SOAK)

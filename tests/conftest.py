@@ -17,6 +17,8 @@ import pytest
 
 from tests import postgres, rabbitmq, servers
 from tests.postgres import PrivatePostgres
+from tests.private_rabbitmq import PrivateRabbit
+from tests.rabbitmq_clusters import RabbitCluster
 from tests.servers import PrivateRedis
 
 # How long an example takes is the machine's affair.
@@ -104,12 +106,24 @@ def postgres_url() -> Iterator[str]:
 
 
 @pytest.fixture
-def private_postgres() -> Iterator[PrivatePostgres]:
+def make_private_postgres() -> Iterator[Callable[[], PrivatePostgres]]:
+    """Starts PostgreSQL servers that a test may do anything to."""
+    made: list[PrivatePostgres] = []
+
+    def make() -> PrivatePostgres:
+        _demand_postgres()
+        made.append(PrivatePostgres())
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
+@pytest.fixture
+def private_postgres(make_private_postgres: Callable[[], PrivatePostgres]) -> PrivatePostgres:
     """A PostgreSQL server of this test's own, which the test may do anything to."""
-    _demand_postgres()
-    server = PrivatePostgres()
-    yield server
-    server.close()
+    return make_private_postgres()
 
 
 @pytest.fixture(scope="session")
@@ -147,15 +161,25 @@ def postgres_pooled(postgres_place: str, postgres_pooler: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def rabbitmq_host() -> Iterator[str]:
+def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrivateRabbit]:
+    """A RabbitMQ server of this session's own, which can be looked into: use virtual hosts of your own."""
+    server = PrivateRabbit(tmp_path_factory.mktemp("rabbitmq"))
+    _of_session.add(server.pid)
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_host(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a virtual host of a RabbitMQ server: make queues under a prefix only, see `rabbitmq_place`."""
     try:
         found = rabbitmq.found()
     except RuntimeError as exc:
         pytest.fail(str(exc), pytrace=False)
-    if found is None:
+    if found is None and rabbitmq.program() is None:
         _miss(rabbitmq.MISSING)
-    with rabbitmq.virtual_host(found) as url:
+    private: PrivateRabbit | None = None if found else request.getfixturevalue("rabbitmq_server")
+    with private.virtual_host() if private else rabbitmq.virtual_host(found or "") as url:
         rabbitmq.make_chains(url)
         yield url
 
@@ -174,6 +198,25 @@ def rabbitmq_classic_place(rabbitmq_host: str) -> Iterator[str]:
     place = rabbitmq.with_prefix(rabbitmq_host, f"celeriac-test-{secrets.token_hex(6)}.", "classic")
     yield place
     rabbitmq.clear(place)
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitCluster]:
+    """A RabbitMQ cluster of this session's own: see `rabbitmq_cluster`."""
+    if rabbitmq.program() is None:
+        _miss(rabbitmq.MISSING)
+    cluster = RabbitCluster(tmp_path_factory.mktemp("rabbitmq-cluster"))
+    _of_session.update(cluster.pids)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def rabbitmq_cluster(rabbitmq_nodes: RabbitCluster) -> Iterator[RabbitCluster]:
+    """The same, whose nodes a test may kill: use virtual hosts of your own."""
+    yield rabbitmq_nodes
+    rabbitmq_nodes.mend()
+    _of_session.update(rabbitmq_nodes.pids)
 
 
 def _demand_postgres() -> None:

@@ -1,10 +1,11 @@
-"""The RabbitMQ server that tests use: the one that CELERIAC_TEST_AMQP_URL names, else the one on the standard port.
+"""The RabbitMQ server that tests use: the one that CELERIAC_TEST_AMQP_URL names, else the one on the standard port,
+else a private one (`private_rabbitmq.py`).
 
 Where `rabbitmqctl` may be used, each session has a virtual host of its own there, which goes away with all that is in
 it. Elsewhere tests use a prefix of their own in the virtual host of the URL, and delete what they have made, but for
 the chain of queues for delays, which is one for a virtual host.
 
-    python -m tests.rabbitmq ensure      install and start a server where none answers
+    python -m tests.rabbitmq ensure      install one where none answers
 """
 
 from __future__ import annotations
@@ -14,25 +15,34 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
 
 from celeriac import urls
 from celeriac.brokers.rabbitmq_leases import Leases
 from celeriac.brokers.rabbitmq_routes import Routes
-from celeriac.drivers.amqp import Channel, Connection
+from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import Address, ServerError
+from celeriac.drivers.amqp_channel import Channel
 from tests import packages
 
 URL_VARIABLE = "CELERIAC_TEST_AMQP_URL"
+#: What tests bear that need a server: one at a time, as many quorum queues at once are more than some servers stand.
+MARKS = [pytest.mark.rabbitmq, pytest.mark.xdist_group("rabbitmq")]
 STANDARD_URL = "amqp://guest:guest@127.0.0.1:5672//"
 MISSING = (
     "no RabbitMQ server: none answers at amqp://guest@127.0.0.1:5672. Run  make test  or install and start it "
     f"(Debian, Ubuntu: apt-get install -y rabbitmq-server), or name a server in {URL_VARIABLE}"
 )
-#: A server that has not started by then (seconds) never will; an Erlang machine takes its time.
-PATIENCE = 60.0
+
+
+def program() -> str | None:
+    """Where the server's program is. Not everybody has that folder in his path."""
+    return shutil.which("rabbitmq-server", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 
 
 def answers(url: str) -> bool:
@@ -97,6 +107,11 @@ def _delete_exchanges(channel: Channel, routes: Routes) -> None:
     channel.gather()
 
 
+def settings(folder: Path) -> dict[str, Any]:
+    """What an application needs besides the URL. First sends make queues, for which a busy server takes its time."""
+    return {"result_backend": f"sqlite:///{folder}/results.sqlite", "broker_publish_timeout": 20.0}
+
+
 def with_prefix(url: str, prefix: str, kind: str) -> str:
     """That URL, for an adapter that makes queues under `prefix` only."""
     return f"{url}?prefix={prefix}&queue_type={kind}"
@@ -107,7 +122,7 @@ def clear(place: str) -> None:
     routes = Routes(Address(urls.parse(place), {}))
     connection = Connection(Address(urls.parse(place), {}), 20.0)
     names = routes.names
-    doomed = [names.leases, names.bans, names.queues]
+    doomed = [names.leases, names.bans, names.broadcasts, names.queues]
     for queue, known in routes.queues.read(connection).items():
         doomed += [names.part(queue, part) for part in known.parts]
     doomed += [names.holding(owner) for owner in Leases(routes).owners(connection)]
@@ -119,27 +134,18 @@ def clear(place: str) -> None:
 
 
 def ensure() -> bool:
-    """See to it that tests find a server: nothing to do, or install and start it. False, with why: it is not there."""
+    """See to it that tests find or can start a server: nothing to do, or install it. False, with why: they cannot."""
     try:
-        if found():
+        if found() or program():
             return True
     except RuntimeError as exc:
         print(exc, file=sys.stderr)
         return False
-    if shutil.which("rabbitmq-server") is None:
-        packages.install("rabbitmq-server")
-    if shutil.which("rabbitmq-server") is not None:
-        subprocess.run(
-            ["rabbitmq-server", "-detached"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL, timeout=120, check=False,
-        )  # fmt: skip
-        deadline = time.monotonic() + PATIENCE
-        while time.monotonic() < deadline:
-            if answers(STANDARD_URL):
-                return True
-            time.sleep(0.5)
-    print(MISSING, file=sys.stderr)
-    return False
+    packages.install("rabbitmq-server")
+    if program() is None:
+        print(MISSING, file=sys.stderr)
+        return False
+    return True
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ A Redis server is the one that CELERIAC_TEST_REDIS_URL names, else the one that 
 else a private one that is started for the session. Tests write under key prefixes of their own and delete
 only those: a server that others use too loses nothing.
 
-    python -m tests.servers ensure      install what is missing, or say what to install (PostgreSQL: `postgres.py`)
+    python -m tests.servers ensure   install what is missing, or say what to (see also `postgres.py`, `rabbitmq.py`)
 
 Speaks to Redis over a bare socket: what tests check should not depend on the driver that they test.
 """
@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Any
 
 from celeriac import urls
-from tests import packages, postgres
+from tests import packages, postgres, rabbitmq
 from tests.ports import free_port
 
 URL_VARIABLE = "CELERIAC_TEST_REDIS_URL"
@@ -313,5 +313,5 @@ def ensure() -> int:
 if __name__ == "__main__":
     if sys.argv[1:] != ["ensure"]:
         sys.exit("usage: python -m tests.servers ensure")
-    # Both are told of, whichever is missing.
-    sys.exit(max(ensure(), not postgres.ensure()))
+    # All are told of, whichever is missing.
+    sys.exit(max(ensure(), not postgres.ensure(), not rabbitmq.ensure()))

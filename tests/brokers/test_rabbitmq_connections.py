@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 
 import pytest
@@ -14,10 +15,11 @@ from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import Address
 from celeriac.exceptions import BrokerRefused, BrokerUnavailable, ImproperlyConfigured
 from celeriac.testing.stand import message, names
+from tests import rabbitmq
 from tests.brokers.lost_answers import taken_past_a_lost_answer
 from tests.chaos.proxy import Network, Proxy
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = rabbitmq.MARKS
 
 QUEUE = "letters"
 SOON = 10.0
@@ -132,13 +134,67 @@ def test_who_may_not_come_in_is_told_at_once(rabbitmq_host: str) -> None:
     parsed = urls.parse(rabbitmq_host)
     at = f"{parsed.host}:{parsed.port or 5672}"
     for url, said in (
-        (f"amqp://nobody:wrong@{at}{parsed.path}", "the user name and password"),
-        (f"amqp://{parsed.username}:{parsed.password}@{at}/no-such-place", "list_vhosts"),
+        (f"amqp://nobody:wrong@{at}{parsed.path}", "the user name or the password"),
+        (f"amqp://{parsed.username}:{parsed.password}@{at}/no-such-place", "add_vhost"),
     ):
         began = clock.monotonic()
         with pytest.raises(BrokerRefused, match=said):
             brokers.connect(url).send([Outgoing(QUEUE, message("x"))], SOON)
         assert clock.monotonic() - began < SOON
+
+
+def of_hosts(place: str, *ports: int) -> str:
+    """The same for a URL that names these ports of this machine, and then the server's."""
+    at = f"@127.0.0.1:{urls.parse(place).port or 5672}/"
+    assert at in place
+    return place.replace(at, f"@{','.join(f'127.0.0.1:{port}' for port in ports)},{at[1:]}")
+
+
+def test_of_several_hosts_those_that_are_dead_or_hang_are_passed_over(
+    rabbitmq_place: str, closed_port: int
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        place = of_hosts(rabbitmq_place, closed_port, hanging.getsockname()[1])
+        # Each broker begins at another host.
+        for number in range(6):
+            with contextlib.closing(brokers.connect(place)) as broker:
+                began = clock.monotonic()
+                send(broker, 1)
+                consumer = broker.consumer([QUEUE], f"owner-{number}", lease=60.0, max_deliveries=3)
+                taken = consumer.take(1, SOON)
+                assert consumer.settle([Settlement(one, Ack()) for one in taken]) == []
+                consumer.close()
+                assert len(taken) == 1
+                assert clock.monotonic() - began < SOON
+
+
+def test_a_host_that_failed_is_not_the_next_choice(closed_port: int) -> None:
+    address = Address(urls.parse(f"amqp://one:{closed_port},two:{closed_port},three:{closed_port}"), {})
+    bad = address.order()[0]
+    address.note(bad, answered=False)
+    assert {address.order()[-1] for _ in range(20)} == {bad}
+    address.note(bad, answered=True)
+    assert {address.order()[-1] for _ in range(200)} == set(address.hosts)
+
+
+def test_where_no_host_answers_each_is_told_of(rabbitmq_place: str, closed_port: int) -> None:
+    place = of_hosts(rabbitmq_place, closed_port)
+    own = f"127.0.0.1:{urls.parse(rabbitmq_place).port or 5672}"
+    with contextlib.closing(brokers.connect(place.replace(own, f"127.0.0.1:{closed_port}"))) as broker:
+        began = clock.monotonic()
+        told = rf"not stored within 0\.5 s: .*(127\.0\.0\.1:{closed_port}: .*){{2}}"
+        with pytest.raises(BrokerUnavailable, match=told):
+            broker.send([Outgoing(QUEUE, message("x"))], 0.5)
+        assert clock.monotonic() - began < SOON
+
+
+def test_a_wrong_password_is_told_by_the_first_host_that_answers(
+    rabbitmq_host: str, closed_port: int
+) -> None:
+    parsed = urls.parse(rabbitmq_host)
+    place = f"amqp://nobody:wrong@127.0.0.1:{closed_port},{parsed.host}:{parsed.port or 5672}{parsed.path}"
+    with pytest.raises(BrokerRefused, match="the user name or the password"):
+        brokers.connect(place).send([Outgoing(QUEUE, message("x"))], SOON)
 
 
 def test_misspelt_options_are_told_of() -> None:

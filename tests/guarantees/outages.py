@@ -10,8 +10,9 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Protocol
 
-from tests.chaos.proxy import Network
+from tests.chaos.proxy import Network, Proxy
 from tests.servers import PrivateRedis, RedisClient, RedisError
 
 #: So that a script counts as long at once, and a load is slow where it is to be.
@@ -28,11 +29,16 @@ class Wire:
         self.server = PrivateRedis(folder, *ARGUMENTS, appendonly=True)
         self.proxy = network.proxy(self.server.port)
         self.url = f"redis://127.0.0.1:{self.proxy.port}/0"
+        self.direct = self.server.url
         self.operator = self.server.client()
 
     def call(self, *words: str | bytes | int) -> object:
         """What somebody who operates the server does."""
         return self.operator.call(*words)
+
+    def close(self) -> None:
+        self.operator.close()
+        self.server.kill()
 
     def hang_up(self) -> None:
         """Everybody else must log in anew."""
@@ -57,9 +63,16 @@ def hanging(wire: Wire) -> Iterator[None]:
         yield
 
 
-def _by_proxy(mode: str) -> Callable[[Wire], contextlib.AbstractContextManager[None]]:
+class Proxied(Protocol):
+    """What is reached by a proxy."""
+
+    @property
+    def proxy(self) -> Proxy: ...
+
+
+def by_proxy(mode: str) -> Callable[[Proxied], contextlib.AbstractContextManager[None]]:
     @contextlib.contextmanager
-    def outage(wire: Wire) -> Iterator[None]:
+    def outage(wire: Proxied) -> Iterator[None]:
         wire.proxy.set_mode(mode)
         try:
             yield
@@ -163,9 +176,9 @@ STATES: dict[str, tuple[Callable[[Wire], contextlib.AbstractContextManager[None]
 SILENCES: dict[str, tuple[Callable[[Wire], contextlib.AbstractContextManager[None]], str]] = {
     "stopped": (stopped, "not stored within"),
     "hanging": (hanging, "not stored within"),
-    "half-open": (_by_proxy("half-open"), "not stored within"),
-    "resetting": (_by_proxy("cut"), "not stored within"),
-    "refusing": (_by_proxy("refuse"), "not stored within"),
+    "half-open": (by_proxy("half-open"), "not stored within"),
+    "resetting": (by_proxy("cut"), "not stored within"),
+    "refusing": (by_proxy("refuse"), "not stored within"),
 }
 #: A server that will say no until somebody changes something, there or here.
 REFUSALS: dict[str, tuple[Callable[[Wire], contextlib.AbstractContextManager[None]], str]] = {

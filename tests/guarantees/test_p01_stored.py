@@ -15,7 +15,7 @@ from harness import WAIT, python_path
 from workload import make_app
 
 from celeriac.exceptions import BrokerUnavailable
-from tests.guarantees.ground import SLACK, Ground, elapsed
+from tests.guarantees.ground import SLACK, Ground, Server, elapsed
 from tests.servers import PrivateRedis
 
 SENDER = """
@@ -44,16 +44,16 @@ def test_p01_what_delay_returned_for_outlives_the_end_of_its_sender(ground: Grou
 
 
 def test_p01_a_message_outlives_a_power_cut_of_broker_and_worker(
-    private_ground: Ground, private_redis: PrivateRedis
+    private_ground: Ground, private_server: Server
 ):
     worker = private_ground.worker("-c", "1", worker_lease=1.0)
     running = private_ground.send("holds", "gate")
     private_ground.wait_note(running, "start")
     ready = [private_ground.send("plain", n) for n in range(50)]
     delayed = private_ground.call("plain", 50, countdown=0.5)
-    private_redis.kill()
+    private_server.kill()
     worker.kill()
-    private_redis.start()
+    private_server.start()
     private_ground.open("gate")
     private_ground.worker("-c", "1", worker_lease=1.0)
     running.get(timeout=WAIT)

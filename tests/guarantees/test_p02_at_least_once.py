@@ -9,15 +9,12 @@ from harness import WAIT
 
 from tests.guarantees.ground import Ground
 
-#: Between the calls that are hit: a prime, so that no rhythm of the code is always missed.
-STEP = 23
-
 
 def kill_everywhere(ground: Ground) -> None:
     """Kill the child later and later on the way from the end of user code to the settlement, until it is behind it."""
     ground.worker("-c", "1")
     before = behind = 0
-    for calls in count(0, STEP):
+    for calls in count(0, ground.step):
         result = ground.do("dies_behind", calls, link=ground.task("plain").s())
         assert result.get(timeout=WAIT) == calls
         ground.wait_empty()

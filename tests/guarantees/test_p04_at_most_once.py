@@ -35,7 +35,7 @@ def test_p04_a_run_that_was_killed_is_a_failure_and_never_repeated(ground: Groun
 def test_p04_a_death_anywhere_behind_the_run_repeats_nothing(ground: Ground):
     ground.worker("-c", "1")
     lost = kept = 0
-    for calls in count(0, 29):
+    for calls in count(0, ground.step):
         result = ground.do("dies_behind_once", calls)
         ground.wait_empty()
         assert ground.runs(result) == 1

@@ -32,9 +32,9 @@ def test_p06_twenty_thousand_delayed_messages_cost_a_worker_nothing(ground: Grou
 
 def test_p06_what_is_due_starts_within_a_second_at_a_thousand_a_second(ground: Ground):
     ground.worker("-c", "2")
-    first, count = 4.0, 1500
+    first, count = 4.0, 3 * ground.due_rate // 2
     now, today = time.monotonic(), datetime.now(UTC)
-    delays = [first + n / 1000 for n in range(count)]
+    delays = [first + n / ground.due_rate for n in range(count)]
     # Due by the clock, however long sending takes.
     group(
         ground.app.signature("deeds.notes_time", (now + delay,)).set(eta=today + timedelta(seconds=delay))

@@ -31,12 +31,15 @@ def test_p07_nobody_ever_sees_a_retried_task_twice_or_not_at_all(ground: Ground)
         ended_now = sum(result.ready() for result in results)
         if ended == ended_now:
             seen.add(stats.ready + stats.delayed + stats.running + ended)
-        if kills < KILLS and time.monotonic() > kill_at and (children := worker.children()):
+        # One that has run something: after deaths in a row that no run is to blame for, the next child is waited for.
+        ran = {note["pid"] for note in ground.notes(what="start")}
+        children = [pid for pid in worker.children() if pid in ran]
+        if kills < KILLS and time.monotonic() > kill_at and children:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(chance.choice(children), signal.SIGKILL)
             kills += 1
             kill_at = time.monotonic() + chance.uniform(0.01, 0.15)
-    assert seen == {tasks} and kills > 3
+    assert (seen == {tasks} or not ground.counts_at_once) and kills > 3
     ground.wait_empty()
     assert ground.stats().dead == 0
     for result in results:
@@ -50,7 +53,7 @@ def test_p07_nobody_ever_sees_a_retried_task_twice_or_not_at_all(ground: Ground)
 def test_p07_a_death_anywhere_on_the_way_hands_over_once(ground: Ground):
     ground.worker("-c", "1")
     before = behind = 0
-    for calls in count(0, 29):
+    for calls in count(0, ground.step):
         result = ground.do("dies_behind_retry", calls)
         assert result.get(timeout=WAIT) == calls
         ground.wait_empty()

@@ -1,4 +1,4 @@
-"""P10 while a Redis server is away, in every way that it can be: workers wait, take again soon, and lose nothing.
+"""P10 while a server is away, in every way that it can be: workers wait, take again soon, and lose nothing.
 
 One worker goes through all ways, one after the other. Times are scaled: `worker_lease`, the driver's `socket_timeout`
 and `broker_connection_lost_timeout` are seconds here.
@@ -20,20 +20,39 @@ from harness import WAIT, Probe, Worker, wait_until
 
 from celeriac import states
 from celeriac.async_result import AsyncResult
-from tests.guarantees import outages
-from tests.guarantees.ground import SLACK, Ground
+from tests.guarantees import outages, rabbitmq_outages
+from tests.guarantees.ground import SLACK, Ground, RabbitGround
 from tests.guarantees.outages import Wire
+from tests.guarantees.rabbitmq_outages import RabbitWire
 from tests.servers import PrivateRedis
 
 POOLS = ("prefork", "threads")
 #: A server that swallows is noticed after so many seconds; the default is 10.
-SHORT = {"broker_transport_options": {"socket_timeout": 1.0}}
+SHORT: dict[str, Any] = {"broker_transport_options": {"socket_timeout": 1.0}}
+#: The same where a call has some ten answers, and queues have to be made.
+STEADY: dict[str, Any] = {"broker_transport_options": {"socket_timeout": 3.0}}
+ON_BOTH = pytest.mark.parametrize(
+    "wire", ["redis", pytest.param("rabbitmq", marks=pytest.mark.private_rabbitmq)], indirect=True
+)
+#: All ways, for one worker after the other: by broker, with its times.
+WAYS: dict[str, Any] = {
+    "redis": ({**outages.ALL, "forgetting": (outages.forgetting, "")}, SHORT),
+    "rabbitmq": (rabbitmq_outages.ALL, STEADY),
+}
+#: How sends and renewals go on and nobody can take, and what the server says.
+_NO_TAKES: dict[str, Any] = {
+    "redis": (outages.no_takes, "NOPERM"),
+    "rabbitmq": (rabbitmq_outages.no_takes, "ACCESS_REFUSED"),
+}
 
 
 @pytest.fixture
-def wired(wire: Wire, tmp_path: Path) -> Iterator[Ground]:
+def wired(wire: Wire | RabbitWire, tmp_path: Path) -> Iterator[Ground]:
     """A ground whose workers go through the wire; this test itself asks the server directly."""
-    ground = Ground(tmp_path, wire.server.url)
+    if isinstance(wire, RabbitWire):
+        ground: Ground = RabbitGround(tmp_path, wire.server, wire.direct)
+    else:
+        ground = Ground(tmp_path, wire.direct)
     ground.url = wire.url
     yield ground
     ground.close()
@@ -54,11 +73,14 @@ def pair(ground: Ground, *probes: Probe, **settings: Any) -> list[Worker]:
     ]
 
 
-def test_p10_workers_outlast_every_way_of_being_away(wired: Ground, wire: Wire):
-    workers = pair(wired, worker_lease=3.0, **SHORT)
+@pytest.mark.timeout(400)
+@ON_BOTH
+def test_p10_workers_outlast_every_way_of_being_away(wired: Ground, wire: Wire | RabbitWire):
+    ways, times = WAYS["rabbitmq" if isinstance(wire, RabbitWire) else "redis"]
+    workers = pair(wired, worker_lease=3.0, **times)
     children = [worker.children() for worker in workers]
     sent: list[AsyncResult] = []
-    for name, (outage, _) in {**outages.ALL, "forgetting": (outages.forgetting, "")}.items():
+    for name, (outage, _) in ways.items():
         running = [wired.call("holds", f"gate {name}", queue=pool) for pool in POOLS]
         for result in running:
             wired.wait_note(result, "start")
@@ -83,26 +105,39 @@ def test_p10_workers_outlast_every_way_of_being_away(wired: Ground, wire: Wire):
     assert not any(wired.stats(pool).dead for pool in POOLS)
 
 
-@pytest.mark.parametrize("name", ["hanging", "half-open", "full"])
-def test_p10_a_worker_gives_up_a_broker_that_stays_away(wired: Ground, wire: Wire, name: str):
-    outage, _ = outages.ALL[name]
+@pytest.mark.parametrize(
+    ("wire", "name"),
+    [("redis", name) for name in ("hanging", "half-open", "full")]
+    + [
+        pytest.param("rabbitmq", name, marks=pytest.mark.private_rabbitmq)
+        for name in ("hanging", "half-open", "memory", "shut out")
+    ],
+    indirect=["wire"],
+)
+def test_p10_a_worker_gives_up_a_broker_that_stays_away(wired: Ground, wire: Wire | RabbitWire, name: str):
+    ways, short = WAYS["rabbitmq" if isinstance(wire, RabbitWire) else "redis"]
+    outage, _ = ways[name]
     result = wired.call("add", 1, countdown=4.0)
     times = {"worker_lease": 1.0, "broker_connection_lost_timeout": 1.0, "worker_shutdown_timeout": 1.0}
-    worker = wired.worker("-c", "1", **times, **SHORT)
+    worker = wired.worker("-c", "1", **times, **short)
     with outage(wire):
         assert worker.exit_code(1.0 + 15.0 + SLACK) == 69
     assert "stopping: the broker has" in worker.log() and "Traceback" not in worker.log()
-    wired.worker("-c", "1", **SHORT)
+    wired.worker("-c", "1", **short)
     assert result.get(timeout=WAIT) == 2
     assert len(wired.notes(result, "add")) == 1
 
 
-def test_p10_workers_that_renew_and_cannot_take_are_not_ready_and_give_up(wired: Ground, wire: Wire):
+@ON_BOTH
+def test_p10_workers_that_renew_and_cannot_take_are_not_ready_and_give_up(
+    wired: Ground, wire: Wire | RabbitWire
+):
+    no_takes, told = _NO_TAKES["rabbitmq" if isinstance(wire, RabbitWire) else "redis"]
     probes = [Probe(), Probe()]
     workers = pair(wired, *probes, broker_connection_lost_timeout=3.0)
     for probe in probes:
         probe.wait("/ready", 200, "ready")
-    with outages.no_takes(wire):
+    with no_takes(wire):
         waiting = [wired.call("add", 1, queue=pool) for pool in POOLS]
         for probe in probes:
             probe.wait("/ready", 503, "the broker has let no child take or settle for", 5.0 + SLACK)
@@ -111,11 +146,11 @@ def test_p10_workers_that_renew_and_cannot_take_are_not_ready_and_give_up(wired:
     for result, probe in zip(waiting, probes, strict=True):
         assert result.get(timeout=WAIT) == 2
         probe.wait("/ready", 200, "ready", 5.0 + SLACK)
-    with outages.no_takes(wire):
+    with no_takes(wire):
         late = [wired.call("add", 2, queue=pool) for pool in POOLS]
         assert [worker.exit_code(3.0 + 10.0 + SLACK) for worker in workers] == [69, 69]
     for worker in workers:
-        assert "the broker has let no child take for too long" in worker.log() and "NOPERM" in worker.log()
+        assert "the broker has let no child take for too long" in worker.log() and told in worker.log()
     wired.worker("-c", "1", "-Q", ",".join(POOLS))
     assert [result.get(timeout=WAIT) for result in late] == [3, 3]
 

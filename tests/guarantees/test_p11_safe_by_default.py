@@ -6,6 +6,7 @@ import contextlib
 import pickle
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,8 @@ from harness import WAIT
 from workload import make_app
 
 from celeriac.exceptions import CeleriacError, EncodeError
-from tests.guarantees.ground import Ground
+from tests.guarantees.ground import Ground, RabbitGround
+from tests.guarantees.rabbitmq_outages import RabbitWire, stopped
 from tests.servers import PrivateRedis
 
 PASSWORD = "swordfish-4711"
@@ -53,33 +55,49 @@ def test_p11_a_password_is_in_no_log_no_error_and_no_command_line(
         client.call("CONFIG", "SET", "requirepass", PASSWORD)
     url = f"redis://:{PASSWORD}@127.0.0.1:{private_redis.port}/0"
     with contextlib.closing(Ground(tmp_path, url)) as ground:
-        worker = ground.worker("-c", "1", "-l", "DEBUG")
-        assert ground.send("add", 1, 2).get(timeout=WAIT) == 3
-        lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in worker.tree()]
-        private_redis.stop()
-        worker.wait_log("Cannot connect to")
-        errors: list[BaseException] = []
-        for action in (
-            lambda: ground.send("add", 1),
-            ground.stats,
-            lambda: ground.call("add", 1).get(timeout=1),
-        ):
-            with pytest.raises(CeleriacError) as caught:
-                action()
-            errors.append(caught.value)
-        assert worker.stop() == 0
-        while errors:
-            error = errors.pop()
-            lines += [str(error), repr(error)]
-            errors += [one for one in (error.__cause__, error.__context__) if one is not None]
-        lines += [repr(ground.app), repr(ground.broker), worker.log()]
-        private_redis.start()
-        wrong = url.replace(PASSWORD, "swordfish-0")
-        for command in ("queues", "report", "config"):
-            done = subprocess.run(
-                [sys.executable, "-m", "celeriac", "-b", wrong, command],
-                capture_output=True, text=True, timeout=WAIT, check=False, cwd=tmp_path,
-            )  # fmt: skip
-            assert "Traceback" not in done.stderr
-            lines += [done.stdout, done.stderr]
+        look_for_password(ground, private_redis.stop, private_redis.start)
+
+
+@pytest.mark.private_rabbitmq
+@pytest.mark.parametrize("wire", ["rabbitmq"], indirect=True)
+def test_p11_a_password_of_rabbitmq_is_in_none_either(wire: RabbitWire, tmp_path: Path):
+    wire.change_password(PASSWORD)
+    url = f"amqp://{wire.user}:{PASSWORD}@127.0.0.1:{wire.proxy.port}/{wire.host}"
+    with contextlib.ExitStack() as stack:
+        ground = stack.enter_context(contextlib.closing(RabbitGround(tmp_path, wire.server, url)))
+        outage = contextlib.ExitStack()
+        look_for_password(ground, lambda: outage.enter_context(stopped(wire)), outage.close)
+
+
+def look_for_password(ground: Ground, stop: Callable[[], object], start: Callable[[], object]) -> None:
+    """Wherever a worker, a sender and commands may write it, while the server is up and away, and with a wrong one."""
+    worker = ground.worker("-c", "1", "-l", "DEBUG")
+    assert ground.send("add", 1, 2).get(timeout=WAIT) == 3
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in worker.tree()]
+    stop()
+    worker.wait_log("Cannot connect to")
+    errors: list[BaseException] = []
+    for action in (
+        lambda: ground.send("add", 1),
+        lambda: ground.broker.stats("celery"),
+        lambda: ground.call("add", 1).get(timeout=1),
+    ):
+        with pytest.raises(CeleriacError) as caught:
+            action()
+        errors.append(caught.value)
+    assert worker.stop() == 0
+    while errors:
+        error = errors.pop()
+        lines += [str(error), repr(error)]
+        errors += [one for one in (error.__cause__, error.__context__) if one is not None]
+    lines += [repr(ground.app), repr(ground.broker), worker.log()]
+    start()
+    wrong = ground.url.replace(PASSWORD, "swordfish-0")
+    for command in ("queues", "report", "config"):
+        done = subprocess.run(
+            [sys.executable, "-m", "celeriac", "-b", wrong, command],
+            capture_output=True, text=True, timeout=WAIT, check=False, cwd=ground.folder,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr
+        lines += [done.stdout, done.stderr]
     assert [line for line in lines if "swordfish" in line] == []

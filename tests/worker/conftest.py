@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from harness import Site
-from tests import postgres, servers
+from tests import postgres, rabbitmq, servers
+from tests.private_rabbitmq import PrivateRabbit
 
 #: The brokers that every test of behaviour runs on.
 BROKERS = ("sqlite", "redis", "postgres")
+#: One that some of them run on.
+RABBITMQ = pytest.param("rabbitmq", marks=rabbitmq.MARKS)
 #: Settings of the worker that many tests share, and of those who send to it.
 SHARED = {"accept_content": ["msgpack", "json", "yaml", "pickle"]}
 
@@ -23,6 +26,11 @@ def _url(name: str, request: pytest.FixtureRequest, folder: Path) -> str:
         server, schema = request.getfixturevalue("postgres_url"), f"celeriac_test_{secrets.token_hex(6)}"
         request.addfinalizer(lambda: postgres.drop(server, schema))
         return postgres.with_schema(server, schema)
+    if name == "rabbitmq":
+        server, prefix = request.getfixturevalue("rabbitmq_host"), f"celeriac-test-{secrets.token_hex(6)}."
+        place = rabbitmq.with_prefix(server, prefix, "quorum")
+        request.addfinalizer(lambda: rabbitmq.clear(place))
+        return place
     server, prefix = request.getfixturevalue("redis_server"), request.getfixturevalue("redis_prefix")
     return servers.with_prefix(server, f"{prefix}-{secrets.token_hex(4)}:")
 
@@ -45,6 +53,27 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path, _url(request.param, request, tmp_path))
     yield site
     site.close()
+
+
+@pytest.fixture(params=[*BROKERS, RABBITMQ])
+def any_site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """The same on RabbitMQ too, whose results are in a file."""
+    settings = rabbitmq.settings(tmp_path) if request.param == "rabbitmq" else {}
+    site = Site(tmp_path, _url(request.param, request, tmp_path), **settings)
+    yield site
+    site.close()
+
+
+@pytest.fixture(params=["quorum", "classic"])
+def private_rabbit(
+    request: pytest.FixtureRequest, rabbitmq_server: PrivateRabbit, tmp_path: Path
+) -> Iterator[Site]:
+    """A site on a RabbitMQ server that this test may do anything to, in a virtual host of its own."""
+    with rabbitmq_server.virtual_host() as url:
+        place = rabbitmq.with_prefix(url, "celeriac.", request.param)
+        site = Site(tmp_path, place, **rabbitmq.settings(tmp_path))
+        yield site
+        site.close()
 
 
 @pytest.fixture

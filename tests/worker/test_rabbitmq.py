@@ -11,18 +11,19 @@ from pathlib import Path
 import pytest
 import workload
 from harness import WAIT, Site, wait_until
+from tests import rabbitmq
 
-from celeriac import Queue, clock, states
-from celeriac.exceptions import ImproperlyConfigured, TaskRevokedError, WorkerLostError
+from celeriac import Celeriac, Queue, clock, states
+from celeriac.exceptions import QueueFull, TaskRevokedError, WorkerLostError
 
-pytestmark = pytest.mark.rabbitmq
+pytestmark = rabbitmq.MARKS
 
 
 @pytest.fixture(params=["rabbitmq_place", "rabbitmq_classic_place"], ids=["quorum", "classic"])
 def rabbit(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     """A site whose messages are at RabbitMQ, and whose results are in a file."""
     url = request.getfixturevalue(request.param)
-    site = Site(tmp_path, url, result_backend=f"sqlite:///{tmp_path}/results.sqlite")
+    site = Site(tmp_path, url, **rabbitmq.settings(tmp_path))
     yield site
     site.close()
 
@@ -155,8 +156,27 @@ def test_a_worker_that_stops_gives_back_what_it_has_not_begun(rabbit: Site):
     assert [result.get(timeout=WAIT) for result in waiting] == [1, 2, 3, 4, 5]
 
 
-def test_a_queue_of_limited_length_is_refused_with_words(rabbit: Site):
-    app = workload.make_app(rabbit.url, task_queues=[Queue("celery", max_length=3)])
-    with pytest.raises(ImproperlyConfigured, match="'celery' a max_length, which is not kept at rabbitmq"):
-        app.tasks["workload.add"].delay(1)
-    app.close()
+def test_what_comes_to_a_later_broker_of_the_list_is_moved_to_where_workers_take(
+    rabbitmq_place: str, rabbitmq_classic_place: str, tmp_path: Path
+):
+    site = Site(tmp_path, f"{rabbitmq_place};{rabbitmq_classic_place}", **rabbitmq.settings(tmp_path))
+    site.worker("-c", "1", worker_lease=3.0)
+    with Celeriac("other", broker=rabbitmq_classic_place, set_as_current=False) as other:
+        sent = [other.send_task("workload.plain", [number]) for number in range(20)]
+        sent.append(other.send_task("workload.plain", ["soon"], countdown=0.5))
+    wait_until(lambda: all(site.notes(result) for result in sent), site.told)
+    site.workers[0].wait_log("moved")
+    assert len(site.notes(what="plain")) == 21
+    site.close()
+
+
+def test_a_full_queue_refuses_what_is_sent_and_keeps_what_there_is(rabbit: Site):
+    with workload.make_app(rabbit.url, task_queues=[Queue("celery", max_length=3)]) as app:
+        add = app.tasks["workload.add"]
+        for number in range(3):
+            add.delay(number)
+        with pytest.raises(QueueFull, match="'celery' is full: its max_length is 3"):
+            add.delay(3)
+    rabbit.worker("-c", "1")
+    wait_until(lambda: len(rabbit.notes(what="add")) == 3, rabbit.told)
+    assert rabbit.send("add", 4).get(timeout=WAIT) == 5

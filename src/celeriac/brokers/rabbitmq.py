@@ -7,20 +7,27 @@ registers (`rabbitmq_seizing`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Generator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from celeriac import clock
 from celeriac.brokers import rabbitmq_letters as letters
+from celeriac.brokers import rabbitmq_moving as moving
 from celeriac.brokers import rabbitmq_revoking as revoking
+from celeriac.brokers import room
+from celeriac.brokers.abilities import Crate
 from celeriac.brokers.contract import Casualty, DeadLetter, Outgoing, QueueStats, Revocation
 from celeriac.brokers.pruning import Pruned
+from celeriac.brokers.rabbitmq_broadcasts import Broadcasts
 from celeriac.brokers.rabbitmq_consumer import RabbitConsumer
 from celeriac.brokers.rabbitmq_leases import Ending, Leases
 from celeriac.brokers.rabbitmq_listener import RabbitListener, notice
 from celeriac.brokers.rabbitmq_names import DEAD, TAKEN, word
+from celeriac.brokers.rabbitmq_room import Room
 from celeriac.brokers.rabbitmq_routes import Change, Known, Post, Routes, post
-from celeriac.drivers.amqp import Connection, Pool
+from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import (
     UNBORN,
     UNBORN_PAUSE,
@@ -29,6 +36,7 @@ from celeriac.drivers.amqp_address import (
     ServerError,
     broker_errors,
 )
+from celeriac.drivers.amqp_nodes import Pool
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.urls import Url
 
@@ -38,6 +46,10 @@ T = TypeVar("T")
 _BULK: Final = 5_000
 #: Seconds between two signs of life of a process that keeps others out: thrice that, and the server lets them in.
 _HEARTBEAT: Final = 10
+#: The same of a process that only sends. By its own signs the server gets rid of those whose process has gone.
+_SENDERS_HEARTBEAT: Final = 300
+#: Seconds that all but a send waits for the end of an alarm.
+_PATIENCE: Final = 1.0
 #: Seconds between two tries of a send; the first retry comes at once.
 _RETRY_PAUSE: Final = 0.05
 
@@ -49,11 +61,13 @@ class RabbitBroker:
         self._address = Address(url, options)
         #: For verbs that keep others out for a moment, and for sends, which do not.
         self._pool = Pool(self._address, _HEARTBEAT)
-        self._senders = Pool(self._address, 0)
+        self._senders = Pool(self._address, _SENDERS_HEARTBEAT)
         self._routes = Routes(self._address)
         self._leases = Leases(self._routes)
         self._bans = revoking.Bans(self._routes)
+        self._broadcasts = Broadcasts(self._routes, self._leases)
         self._pruner = letters.Pruner(self._routes)
+        self._room = Room(self._routes)
 
     @property
     def place(self) -> str:
@@ -64,18 +78,46 @@ class RabbitBroker:
     def send(self, batch: Sequence[Outgoing], timeout: float) -> None:
         deadline = clock.monotonic() + timeout
         for start in range(0, len(batch), _BULK):
-            self._send_part([post(one) for one in batch[start : start + _BULK]], timeout, deadline)
+            posts = [post(one) for one in batch[start : start + _BULK]]
+            # The server cannot tell a second try from a second message: some may be there twice.
+            self._patiently(partial(self._send_once, posts), timeout, deadline)
 
-    def _send_part(self, posts: Sequence[Post], timeout: float, deadline: float) -> None:
-        """Store messages. The server cannot tell a second try from a second message: some may be there twice."""
+    def send_limited(self, batch: Sequence[Outgoing], most: Mapping[str, int], timeout: float) -> None:
+        """See `celeriac.brokers.abilities.Limiting`. All of it is stored or none, also of many queues."""
+        deadline = clock.monotonic() + timeout
+        with contextlib.ExitStack() as turn:
+            full = self._patiently(lambda _: self._take_turn(turn, batch, most, deadline), timeout, deadline)
+            if not full:
+                self.send(batch, deadline - clock.monotonic())
+        if full:
+            raise room.full(full[0], most[full[0]])
+
+    def _take_turn(
+        self, turn: contextlib.ExitStack, batch: Sequence[Outgoing], most: Mapping[str, int], deadline: float
+    ) -> list[str]:
+        """The queues that are too full, until the end of `turn`."""
+        with contextlib.ExitStack() as taking:
+            line = taking.enter_context(self._open_for(self._pool, deadline))
+            full = taking.enter_context(self._room.turn(line, batch, most, deadline))
+            turn.enter_context(taking.pop_all())
+            return full
+
+    def _patiently(self, step: Callable[[float], T], timeout: float, deadline: float) -> T:
+        """Do a step of a send, which is told until when, again and again until it is done.
+
+        In a cluster the first try leaves half of the time: another node may answer where one hangs.
+        """
         is_first = True
         while True:
+            now = clock.monotonic()
+            until = now + (deadline - now) / 2 if is_first and self._address.is_cluster else deadline
             try:
                 with broker_errors(self.place):
-                    self._send_once(posts, deadline)
-                return
+                    return step(until)
             except BrokerUnavailable as exc:
-                self._routes.forget()
+                cause = exc.__cause__
+                if isinstance(cause, ServerError) and not cause.is_blocked:
+                    self._routes.forget()
                 if clock.monotonic() + _RETRY_PAUSE >= deadline:
                     raise BrokerUnavailable(f"not stored within {timeout:g} s: {exc}") from exc
                 if not is_first:
@@ -85,10 +127,18 @@ class RabbitBroker:
     def _send_once(self, posts: Sequence[Post], deadline: float) -> None:
         parts = {(one.queue, one.part) for one in posts}
         if self._routes.lacks(parts):
-            with self._pool.connection(deadline - clock.monotonic()) as connection:
+            with self._open_for(self._pool, deadline) as connection:
                 self._routes.ensure(connection, parts)
-        with self._senders.connection(deadline - clock.monotonic()) as connection:
+        with self._open_for(self._senders, deadline) as connection:
             self._routes.send(connection, posts)
+
+    @contextlib.contextmanager
+    def _open_for(self, pool: Pool, deadline: float) -> Generator[Connection]:
+        """A connection over which the server stores, for calls that have ended by the monotonic deadline."""
+        patience = deadline - clock.monotonic()
+        with pool.connection(patience) as connection, connection.until(deadline):
+            connection.await_flow(patience)
+            yield connection
 
     # -- consuming ----------------------------------------------------------------------------------------
 
@@ -133,7 +183,9 @@ class RabbitBroker:
         def tell(line: Connection) -> None:
             self._routes.ensure_exchanges(line)
             channel = line.confirming
-            channel.publish(self._routes.names.notices, word(name), notice(name, data), persistent=False)
+            channel.publish(
+                self._routes.names.notices, word(name), notice(name, data), persistent=False, mandatory=False
+            )
             channel.wait_confirmed()
 
         self._call(tell)
@@ -141,6 +193,17 @@ class RabbitBroker:
 
     def listen(self, names: Sequence[str]) -> RabbitListener:
         return RabbitListener(self._address, names)
+
+    # -- broadcasts: see `celeriac.brokers.abilities.Broadcasting` --------------------------------------------
+
+    def subscribe(self, broadcast: str, queue: str, keep: float) -> None:
+        self._call(lambda line: self._broadcasts.subscribe(line, broadcast, queue, keep))
+
+    def subscribers(self, broadcast: str) -> list[str]:
+        return self._call(lambda line: self._broadcasts.subscribers(line, broadcast))
+
+    def forget_lapsed(self, broadcast: str, grace: float) -> list[str]:
+        return self._call(lambda line: self._broadcasts.forget_lapsed(line, broadcast, grace))
 
     # -- looking and tending ------------------------------------------------------------------------------
 
@@ -224,6 +287,17 @@ class RabbitBroker:
         prune = self._pruner.prune
         return self._call(lambda line: prune(line, queue, keep=keep, lifetime=lifetime, limit=limit))
 
+    # -- moving: see `celeriac.brokers.abilities.Movable` -----------------------------------------------------
+
+    def pack(self, queue: str, target: str, limit: int) -> Crate | None:
+        return self._call(lambda line: moving.pack(self._routes, line, queue, target, limit))
+
+    def unpack(self, crate: Crate) -> bool:
+        return self._call(lambda line: moving.unpack(self._routes, line, crate))
+
+    def discard(self, crate: Crate) -> None:
+        self._call(lambda line: moving.discard(self._routes, line, crate))
+
     def close(self) -> None:
         self._pool.close()
         self._senders.close()
@@ -232,12 +306,16 @@ class RabbitBroker:
         with broker_errors(self.place):
             for _ in range(UNBORN_TRIES):
                 try:
-                    with self._pool.connection(self._address.timeout) as connection:
-                        return verb(connection)
+                    return self._call_once(verb)
                 except ServerError as exc:
-                    self._routes.forget()
+                    if not exc.is_blocked:
+                        self._routes.forget()
                     if exc.code != UNBORN:
                         raise
                 clock.sleep(UNBORN_PAUSE)
-            with self._pool.connection(self._address.timeout) as connection:
-                return verb(connection)
+            return self._call_once(verb)
+
+    def _call_once(self, verb: Callable[[Connection], T]) -> T:
+        with self._pool.connection(self._address.timeout) as connection:
+            connection.await_flow(_PATIENCE)
+            return verb(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+from collections import deque
 from collections.abc import Generator, Sequence
 from typing import Final
 
@@ -12,22 +13,13 @@ import msgspec
 
 from celeriac import clock
 from celeriac.brokers import rabbitmq_revoking as revoking
-from celeriac.brokers.contract import (
-    REVOKED,
-    Ack,
-    Bury,
-    Delivery,
-    PutBack,
-    Record,
-    Release,
-    Replace,
-    Settlement,
-)
-from celeriac.brokers.rabbitmq_leases import NOT_FOUND, WORKER_LOST, Leases, buried, given_back
+from celeriac.brokers.contract import REVOKED, Delivery, Record, Settlement
+from celeriac.brokers.rabbitmq_fates import committed, given_back, settled
+from celeriac.brokers.rabbitmq_leases import NOT_FOUND, Leases
 from celeriac.brokers.rabbitmq_line import Held, Line
 from celeriac.brokers.rabbitmq_names import TAKEN, Envelope, unwrap, wrap
 from celeriac.brokers.rabbitmq_pulse import Pulse
-from celeriac.brokers.rabbitmq_routes import Post, Routes, post
+from celeriac.brokers.rabbitmq_routes import Post, Routes
 from celeriac.drivers.alarm import Alarm
 from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import (
@@ -38,6 +30,7 @@ from celeriac.drivers.amqp_address import (
     ServerError,
     broker_errors,
 )
+from celeriac.drivers.amqp_nodes import connect
 from celeriac.drivers.amqp_wire import Message
 from celeriac.exceptions import BrokerRefused, LeaseLost
 
@@ -45,6 +38,8 @@ from celeriac.exceptions import BrokerRefused, LeaseLost
 _LOOKS: Final = 3
 #: What is due in more than this (seconds) goes through the chain of delays once more; less may be a clock's fault.
 _EARLY: Final = 60.0
+#: So many revocations that were used up are forgotten at the latest.
+_MOST_USED: Final = 100
 
 
 class RabbitConsumer:
@@ -67,23 +62,27 @@ class RabbitConsumer:
         self._lease = lease
         self._heartbeat = int(min(30.0, max(1.0, lease / 3)))
         self._lock = threading.RLock()
-        self._taking = threading.Lock()
-        self._closing = threading.Lock()
+        self._taking, self._closing = threading.Lock(), threading.Lock()
         self._line: Line | None = None
+        #: A connection that waits for the end of an alarm, before there is a line.
+        self._spare: Connection | None = None
         self._pid = os.getpid()
         #: Whether this owner has a lease and a holding; whether it has lost them.
-        self._has_lease = False
-        self._is_lost = False
+        self._has_lease = self._is_lost = False
         #: The fences of what a take has returned: what else is in the holding, nobody knows of.
         self._given: set[int] = set()
+        #: Those that have ended last, or never were ours. A server that was killed may give them out again.
+        self._ended: deque[int] = deque(maxlen=10_000)
         #: The names of our marks in the holding; others are those of whoever waits for it.
         self._marks: set[bytes] = set()
-        self._fence = 0
-        self._turn = 0
+        #: By queue: revocations that deliveries have used up, until they are forgotten there. `_is_run`: the last
+        #: delivery was such a one.
+        self._used: dict[str, list[bytes]] = {}
+        self._is_run = False
+        self._fence = self._turn = 0
         self._alarm = Alarm()
         self._pulse = Pulse(self)
-        self._closed = False
-        self._told = False
+        self._closed = self._told = False
 
     @property
     def owner(self) -> str:
@@ -98,12 +97,16 @@ class RabbitConsumer:
     def _connected(self) -> Line:
         """The line, or a new one. Under the lock. Raises: LeaseLost."""
         if self._pid != os.getpid():
-            self._line, self._pid = None, os.getpid()
+            self._line = self._spare = None
+            self._pid = os.getpid()
         line = self._line
         if line is not None:
             try:
                 line.gather()
-            except (OSError, ServerError):
+                line.connection.await_flow(0.0)
+            except (OSError, ServerError) as exc:
+                if isinstance(exc, ServerError) and exc.is_blocked:
+                    raise
                 # It was given up while nobody used it: for its age, or because no sign of life came.
                 self._drop()
                 line = None
@@ -127,15 +130,20 @@ class RabbitConsumer:
     def _open(self) -> Line:
         if self._is_lost:
             self._lose()
-        connection = Connection(self._address, self._address.timeout, self._heartbeat)
+        connection, self._spare = self._spare, None
+        connection = connection or connect(self._address, self._address.timeout, self._heartbeat)
         try:
+            connection.await_flow(0.0)
             is_new = not self._has_lease
             if is_new:
-                self._leases.enter(connection, self._owner, self._lease)
+                self._leases.enter(connection, self._owner, self._lease, self._queues)
             self._line = Line(
                 connection, self._routes, self._queues, self._routes.names.holding(self._owner), self._marks, is_new
             )  # fmt: skip
         except BaseException as exc:
+            if isinstance(exc, ServerError) and exc.is_blocked:
+                self._spare = connection
+                raise
             connection.close()
             if isinstance(exc, LeaseLost) or (
                 isinstance(exc, ServerError) and exc.code == NOT_FOUND and self._has_lease
@@ -148,8 +156,11 @@ class RabbitConsumer:
 
     def _drop(self) -> None:
         if self._line is not None:
-            self._line.close()
-            self._line = None
+            self._ended.extend(self._line.unmoved)
+        for one in (self._line, self._spare):
+            if one is not None:
+                one.close()
+        self._line = self._spare = None
 
     def _lose(self) -> None:
         """Somebody has ended the lease, or does: leave, so that he is given what we hold. Raises: LeaseLost."""
@@ -167,9 +178,10 @@ class RabbitConsumer:
             line = self._connected()
             try:
                 yield line
-            except BaseException:
+            except BaseException as exc:
                 self._drop()
-                self._routes.forget()
+                if isinstance(exc, ServerError):
+                    self._routes.forget()
                 raise
             if line.is_lost:
                 # What was done is done: the next call is told.
@@ -238,6 +250,7 @@ class RabbitConsumer:
                 self._give_back_unknown(line)
                 found = line.look(order)
                 if not found:
+                    self._forget_used(line)
                     break
                 if taken := self._draw(line, next(queue for queue in order if queue in found), found, limit):
                     return taken
@@ -248,7 +261,7 @@ class RabbitConsumer:
     def _draw(self, line: Line, queue: str, found: dict[str, dict[str, int]], limit: int) -> list[Delivery]:
         """Messages of a queue in which so many are ready, by parts."""
         parts: dict[tuple[str, str], int] = {}
-        count = 0
+        count, limit = 0, min(limit, line.reach())
         for part, ready in found[queue].items():
             if count < limit:
                 parts[queue, part] = limit - count
@@ -262,20 +275,15 @@ class RabbitConsumer:
         while True:
             with self._conversation() as line:
                 self._give_back_unknown(line)
-                wanted = {
-                    (queue, part)
-                    for queue in self._queues if queue not in line.paused
-                    for part in TAKEN if part in line.parts[queue]
-                }  # fmt: skip
-                if line.drawing() != wanted:
+                # To begin to draw is to read, and so perhaps to hear of a new part or a pause.
+                while line.drawing() != (wanted := self._wanted(line)):
                     # What was drawn goes back as well: where it goes on is decided anew.
                     line.end_draw(set())
-                    line.draw(dict.fromkeys(sorted(wanted), limit))
+                    line.draw(dict.fromkeys(sorted(wanted), min(limit, line.reach())))
                 if any(line.drawn.values()):
                     line.hear_all()
-                    if line.drawing() == wanted and not self._is_paused(line):
-                        if taken := self._hold(line, order, limit):
-                            return taken
+                    if self._wanted(line) == wanted and (taken := self._hold(line, order, limit)):
+                        return taken
                     continue
                 remaining = deadline - clock.monotonic()
                 if remaining <= 0 or self._told:
@@ -285,9 +293,13 @@ class RabbitConsumer:
             if not self._told:
                 line.connection.wait_readable(remaining, self._alarm)
 
-    @staticmethod
-    def _is_paused(line: Line) -> bool:
-        return any(queue in line.paused for queue, _ in line.drawing())
+    def _wanted(self, line: Line) -> set[tuple[str, str]]:
+        """The parts of queues that a waiting take draws from."""
+        return {
+            (queue, part)
+            for queue in self._queues if queue not in line.paused
+            for part in TAKEN if part in line.parts[queue]
+        }  # fmt: skip
 
     def _hold(self, line: Line, order: Sequence[str], limit: int) -> list[Delivery]:
         """Take what was drawn of the first queue that gave something, as much as goes together."""
@@ -320,10 +332,11 @@ class RabbitConsumer:
         if not batch:
             line.end_draw(set())
             return []
+        line.learn(len(batch), is_cut=len(batch) < min(limit, len(drawn) - len(again)))
         line.hold(batch)
         if line.is_lost:
             self._lose()
-        self._forget_revoked(line, queue, batch, datas)
+        self._note_used(line, queue, batch, datas)
         self._given.update(envelope.fence for _, envelope, _ in batch)
         return [
             Delivery(queue, data, self._owner, one.fence, len(one.crashes), one.verdict)
@@ -343,30 +356,47 @@ class RabbitConsumer:
             envelope, fence=self._fence, queue=queue, part=own, verdict=verdict
         ), data  # fmt: skip
 
-    def _forget_revoked(
+    def _note_used(
         self, line: Line, queue: str, batch: Sequence[tuple[Message, Envelope, bytes]], datas: Sequence[bytes]
     ) -> None:
-        known = line.revoked.get(queue, {})
-        gone = [
-            data[1:17] for (_, one, _), data in zip(batch, datas, strict=True)
-            if one.verdict is not None and one.verdict.startswith(REVOKED) and data[1:17] in known
-        ]  # fmt: skip
-        if gone:
-            revoking.forget(self._routes, line.connection, queue, gone)
+        """Revocations are used up by these. To forget them is a step of its own: of a run of them, only the first is
+        forgotten at once."""
+        known, used = line.revoked.get(queue, {}), self._used.setdefault(queue, [])
+        was_run, self._is_run = self._is_run, False
+        for (_, envelope, _), data in zip(batch, datas, strict=True):
+            is_revoked = envelope.verdict is not None and envelope.verdict.startswith(REVOKED)
+            if is_revoked and known.pop(data[1:17], None) is not None:
+                used.append(data[1:17])
+                self._is_run = True
+        if not (was_run and self._is_run) or len(used) >= _MOST_USED:
+            self._forget_used(line)
+
+    def _forget_used(self, line: Line) -> None:
+        for queue, keys in self._used.items():
+            if keys:
+                revoking.forget(self._routes, line.connection, queue, keys)
+        self._used.clear()
 
     def _give_back_unknown(self, line: Line) -> None:
-        """What came into the holding as a connection broke, and nobody was told of."""
+        """What came into the holding as a connection broke, and nobody was told of. What has ended, ends again."""
         unknown = [line.held[fence] for fence in sorted(line.held) if fence not in self._given]
         if unknown:
-            posts = [given_back(one.envelope, one.data) for one in unknown]
-            self._end_held(line, posts, unknown)
+            self._return(line, unknown)
+
+    def _return(self, line: Line, held: Sequence[Held]) -> None:
+        fresh = [one for one in held if one.envelope.fence not in self._ended]
+        self._end_held(line, [given_back(one.envelope, one.data) for one in fresh], held)
 
     def _end_held(self, line: Line, posts: Sequence[Post], held: Sequence[Held]) -> None:
         tags = [one.tag for one in held] + line.idle_tags()
         self._routes.store(line.connection, line.work, posts, tags)
         for one in held:
             line.held.pop(one.envelope.fence, None)
-            self._given.discard(one.envelope.fence)
+            self._note_end(one.envelope.fence)
+
+    def _note_end(self, fence: int) -> None:
+        self._given.discard(fence)
+        self._ended.append(fence)
 
     # -- settling ---------------------------------------------------------------------------------------------
 
@@ -382,9 +412,12 @@ class RabbitConsumer:
                     held = self._held(line, one.delivery)
                     if held is None or held.envelope.fence in ended:
                         refused.append(one.delivery)
+                        if held is None and one.delivery.fence in self._given:
+                            # It ended as the answer to that was lost.
+                            self._note_end(one.delivery.fence)
                         continue
                     ended[held.envelope.fence] = held
-                    posts += _posts(one, held)
+                    posts += settled(one, held.envelope, held.data)
                 if ended:
                     self._end_held(line, posts, list(ended.values()))
         except LeaseLost:
@@ -415,15 +448,18 @@ class RabbitConsumer:
                 }
                 fresh = [one for one in held.values() if not one.envelope.committed]
                 if fresh:
-                    line.rewrite(fresh, [wrap(one.data, _committed(one.envelope)) for one in fresh])
+                    line.rewrite(fresh, [wrap(one.data, committed(one.envelope)) for one in fresh])
                 return [one for one in deliveries if self._held(line, one) is None]
         except LeaseLost:
             return list(deliveries)
 
     def bans(self) -> list[bytes]:
-        with self._lock, broker_errors(self._address.place):
-            line = self._connected()
-            return self._bans.read(line.connection)
+        try:
+            with self._conversation() as line:
+                return self._bans.read(line.connection)
+        except LeaseLost:
+            self._start_over()
+            raise
 
     def wake(self) -> None:
         if not self._closed:
@@ -457,33 +493,8 @@ class RabbitConsumer:
         """Give back what is held, in the order of taking, and end the lease."""
         if line.drawing():
             line.end_draw(set())
-        held = [line.held[fence] for fence in sorted(line.held)]
-        self._end_held(line, [given_back(one.envelope, one.data) for one in held], held)
+        self._return(line, [line.held[fence] for fence in sorted(line.held)])
+        self._forget_used(line)
         line.delete_holding()
         self._has_lease = False
         self._leases.leave(line.connection, self._owner)
-
-
-def _committed(envelope: Envelope) -> Envelope:
-    return msgspec.structs.replace(envelope, committed=True)
-
-
-def _posts(settlement: Settlement, held: Held) -> list[Post]:
-    """What is sent with a settlement, in order."""
-    posts = [post(one) for one in settlement.sends]
-    envelope, data = held.envelope, held.data
-    match settlement.action:
-        case Ack():
-            pass
-        case Release():
-            posts.append(given_back(envelope, data))
-        case Replace(successor=successor):
-            body = wrap(successor.data, Envelope(fence=envelope.fence))
-            posts.append(post(successor)._replace(body=body))
-        case PutBack(data=data, due_at=due_at):
-            if envelope.committed:
-                envelope = msgspec.structs.replace(envelope, verdict=WORKER_LOST, committed=False)
-            posts.append(Post(envelope.queue, envelope.part, wrap(data, envelope), due_at))
-        case Bury():
-            posts.append(buried(envelope, data, settlement.action))
-    return posts

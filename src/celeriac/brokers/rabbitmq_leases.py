@@ -7,22 +7,16 @@ ends it. It notes that first, with all that the messages are owed: whoever keeps
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from celeriac import clock
-from celeriac.brokers.contract import (
-    CRASHED,
-    Bury,
-    Casualty,
-    crash_detail,
-    crash_pause,
-    is_given_up,
-)
-from celeriac.brokers.rabbitmq_names import DEAD, FIRST, Envelope, unwrap, wrap
+from celeriac.brokers.contract import Casualty
+from celeriac.brokers.rabbitmq_fates import crashed, given_back
+from celeriac.brokers.rabbitmq_names import Envelope, unwrap
 from celeriac.brokers.rabbitmq_routes import Post, Routes
 from celeriac.brokers.rabbitmq_seizing import Register, Seizure, seized
 from celeriac.drivers.amqp import Connection
@@ -30,28 +24,35 @@ from celeriac.drivers.amqp_address import ServerError
 from celeriac.exceptions import LeaseLost
 
 LEASE_EXPIRED: Final = "lease expired"
-#: The verdict on a message whose run had begun and must not be repeated.
-WORKER_LOST: Final = "worker_lost"
 #: AMQP's word for what is not there.
 NOT_FOUND: Final = "404"
-#: Seconds that housekeeping waits for a process that still has what its lease has ended for; it comes back later.
+#: Seconds that housekeeping waits for a process that still has what its lease has ended for; it comes back later. It is
+#: a sixth of the lease, within these bounds: those of the living are to be renewed meanwhile.
 _PATIENCE: Final = 2.0
+_LEAST_PATIENCE: Final = 0.5
 #: Messages that one step moves.
 _AT_ONCE: Final = 1_000
 
 
+class _Occupied(Exception):
+    """A holding that somebody has, or that the server cannot find its way to. Housekeeping comes back later."""
+
+
 class Ending(msgspec.Struct, frozen=True):
-    """What the messages of an ended lease are owed. `cause`: of a casualty for each; empty: only those named."""
+    """What the messages of an ended lease are owed. `cause`: of a casualty for each; empty: only those named. What is
+    of queues that are `gone` ends with them."""
 
     cause: str = ""
     casualties: dict[bytes, Casualty] = {}
     verdicts: dict[bytes, str] = {}
+    gone: list[str] = []
 
 
 class Lease(msgspec.Struct):
-    """One owner's, which lasts so many seconds from each renewal."""
+    """One owner's, who takes from these queues; it lasts so many seconds from each renewal."""
 
     lasts: float
+    queues: list[str] = []
     count: int = 0
     ending: Ending | None = None
 
@@ -65,14 +66,16 @@ class Leases:
         #: Each owner's count, and since when (monotonic) it has stood there.
         self._seen: dict[str, tuple[int, float]] = {}
         self._looked_at = 0.0
+        #: When (monotonic) the holding of an owner was last waited for in vain.
+        self._awaited: dict[str, float] = {}
 
-    def enter(self, connection: Connection, owner: str, lasts: float) -> None:
+    def enter(self, connection: Connection, owner: str, lasts: float, queues: Sequence[str]) -> None:
         """Begin a lease. Raises: LeaseLost: it has ended already."""
         with self._register.opened(connection) as draft:
             known = draft.value.get(owner)
             if known is not None and known.ending is not None:
                 raise LeaseLost(f"the lease of {owner} has ended")
-            draft.value[owner] = Lease(lasts)
+            draft.value[owner] = Lease(lasts, list(queues))
             draft.is_changed = True
 
     def leave(self, connection: Connection, owner: str) -> None:
@@ -93,16 +96,26 @@ class Leases:
             lost = [one for one in owners if one not in draft.value or draft.value[one].ending is not None]
             for owner in owners:
                 if owner not in lost:
-                    draft.value[owner] = Lease(lease, draft.value[owner].count + 1)
+                    draft.value[owner].lasts = lease
+                    draft.value[owner].count += 1
                     draft.is_changed = True
             for owner in self._run_out(draft.value, set(owners)):
                 draft.value[owner].ending = Ending(LEASE_EXPIRED)
                 draft.is_changed = True
-            endings = {owner: one.ending for owner, one in draft.value.items() if one.ending is not None}
-        for owner, ending in endings.items():
-            self._finish(connection, owner, ending, max_deliveries)
+            ended = {owner: one for owner, one in draft.value.items() if one.ending is not None}
+        self._finish_all(connection, ended, max_deliveries)
         self._looked_at = clock.monotonic()
         return lost
+
+    def _finish_all(self, connection: Connection, ended: Mapping[str, Lease], max_deliveries: int) -> None:
+        """As many as can be, those first that were waited for in vain longest ago: one wait for each renewal."""
+        self._awaited = {owner: at for owner, at in self._awaited.items() if owner in ended}
+        for owner in sorted(ended, key=lambda one: self._awaited.get(one, 0.0)):
+            try:
+                self._finish(connection, owner, ended[owner], max_deliveries)
+            except _Occupied:
+                self._awaited[owner] = clock.monotonic()
+                return
 
     def _run_out(self, leases: Mapping[str, Lease], renewed: Iterable[str]) -> list[str]:
         now = clock.monotonic()
@@ -127,14 +140,38 @@ class Leases:
             if lease.ending is None:
                 lease.ending = ending
                 draft.is_changed = True
-            ending = lease.ending
-        return self._finish(connection, owner, ending, max_deliveries)
+        try:
+            return self._finish(connection, owner, lease, max_deliveries)
+        except _Occupied:
+            return 0
 
-    def _finish(self, connection: Connection, owner: str, ending: Ending, max_deliveries: int) -> int:
-        """Move what an owner held to where it belongs. Its process may be alive: it leaves when it sees our mark."""
+    def end_takers(self, connection: Connection, queues: Sequence[str]) -> None:
+        """End the leases of all who take from these queues, which are deleted; nobody does who is alive, as a rule.
+
+        What they hold of them ends, everything else goes back. Those that do not leave soon are ended by a renewal.
+        """
+        with self._register.opened(connection) as draft:
+            begun: dict[str, Lease] = {}
+            for owner, lease in draft.value.items():
+                if gone := [queue for queue in queues if queue in lease.queues]:
+                    if lease.ending is None:
+                        lease.ending, begun[owner] = Ending(gone=gone), lease
+                    else:
+                        lease.ending = msgspec.structs.replace(lease.ending, gone=[*lease.ending.gone, *gone])
+                    draft.is_changed = True
+        for owner, lease in begun.items():
+            # Nothing in it is a crash, for which the last number would be of importance.
+            with contextlib.suppress(_Occupied):
+                self._finish(connection, owner, lease, 1)
+
+    def _finish(self, connection: Connection, owner: str, lease: Lease, max_deliveries: int) -> int:
+        """Move what an owner held to where it belongs. Its process may be alive: it leaves when it sees our mark.
+
+        Raises: _Occupied: it has not left in time.
+        """
         holding = self._routes.names.holding(owner)
-        timeout = connection.timeout
-        connection.set_timeout(_PATIENCE)
+        timeout, ending = connection.timeout, lease.ending or Ending()
+        connection.set_timeout(max(_LEAST_PATIENCE, min(_PATIENCE, lease.lasts / 6)))
         count = 0
         try:
             with seized(connection, holding, transactions=self._routes.transactions) as seizure:
@@ -143,8 +180,10 @@ class Leases:
         except ServerError as exc:
             if exc.code != NOT_FOUND:
                 raise
-        except TimeoutError:
-            return 0  # the next housekeeping tries again
+        except TimeoutError as exc:
+            if connection.blocked is not None:
+                raise
+            raise _Occupied from exc
         finally:
             connection.set_timeout(timeout)
         self.leave(connection, owner)
@@ -162,6 +201,8 @@ class Leases:
             acks.append(message.tag)
         posts: list[Post] = []
         for envelope, data in held.values():
+            if envelope.queue in ending.gone:
+                continue
             key = data[1:17]
             casualty = Casualty(ending.cause, now, owner) if ending.cause else ending.casualties.get(key)
             if key in ending.verdicts:
@@ -170,7 +211,7 @@ class Leases:
             elif casualty is None:
                 posts.append(given_back(envelope, data))
             else:
-                posts.append(_crashed(envelope, data, casualty, max_deliveries))
+                posts.append(crashed(envelope, data, casualty, max_deliveries))
         channel = seizure.channel
         if len(acks) != len(posts):
             self._routes.store(connection, channel, posts, acks)
@@ -181,35 +222,3 @@ class Leases:
         channel.delete(seizure.queue)
         channel.gather()
         return len(held)
-
-
-def given_back(envelope: Envelope, data: bytes) -> Post:
-    """A message that goes before all others, and whose end is decided if its run had begun for good."""
-    if envelope.committed:
-        envelope = msgspec.structs.replace(envelope, verdict=WORKER_LOST, committed=False)
-    return Post(envelope.queue, FIRST, wrap(data, envelope))
-
-
-def buried(envelope: Envelope, data: bytes, bury: Bury) -> Post:
-    """A dead letter."""
-    letter = msgspec.structs.replace(
-        envelope, verdict=None, committed=False, reason=bury.reason, detail=bury.detail, died_at=clock.now(),
-        letter=os.urandom(16),
-    )  # fmt: skip
-    return Post(envelope.queue, DEAD, wrap(data, letter))
-
-
-def _crashed(envelope: Envelope, data: bytes, casualty: Casualty, max_deliveries: int) -> Post:
-    if envelope.committed:
-        verdict = f"{WORKER_LOST}:{casualty.cause}"
-        return given_back(msgspec.structs.replace(envelope, verdict=verdict, committed=False), data)
-    crashes = (*envelope.crashes, casualty)
-    envelope = msgspec.structs.replace(envelope, crashes=crashes)
-    detail = crash_detail(crashes)
-    if is_given_up(len(crashes), envelope.verdict, max_deliveries):
-        return buried(envelope, data, Bury(CRASHED, detail))
-    if len(crashes) >= max_deliveries:
-        return given_back(msgspec.structs.replace(envelope, verdict=f"{CRASHED}:{detail}"), data)
-    pause = crash_pause(len(crashes))
-    back = given_back(envelope, data)
-    return back._replace(due_at=clock.now() + pause) if pause else back

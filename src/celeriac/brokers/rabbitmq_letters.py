@@ -13,8 +13,9 @@ from celeriac.brokers.rabbitmq_leases import NOT_FOUND
 from celeriac.brokers.rabbitmq_names import DEAD, Envelope, unwrap, wrap
 from celeriac.brokers.rabbitmq_routes import Post, Routes
 from celeriac.brokers.rabbitmq_seizing import Seizure, seized
-from celeriac.drivers.amqp import Connection, counts
+from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import ServerError
+from celeriac.drivers.amqp_channel import counts
 from celeriac.drivers.amqp_wire import Message
 
 #: Letters that went back are waited for so long, and looked for so often (seconds). Somebody else may have them.
@@ -40,13 +41,18 @@ class Letters:
         self.all = _letters(queue, seizure.messages)
         #: How many stay.
         self.left = len(self.all)
+        #: Whether there may be more, which lie behind these.
+        self.is_cut = seizure.is_cut
 
     def end(self, found: Sequence[Found], back: Callable[[Found], Post] | None = None) -> int:
         """Delete letters, or put them `back` as messages. Returns how many."""
-        posts = [] if back is None else [back(one) for one in found]
+        self.move(found, [] if back is None else [back(one) for one in found])
+        return len(found)
+
+    def move(self, found: Sequence[Found], posts: Sequence[Post]) -> None:
+        """Put these in the place of letters."""
         self._routes.store(self._connection, self._seizure.channel, posts, [one.tag for one in found])
         self.left -= len(found)
-        return len(found)
 
 
 def _letters(queue: str, messages: Sequence[Message]) -> list[Found]:
@@ -115,14 +121,17 @@ class Pruner:
         """See `Broker.prune_dead`; its count is added to afterwards, where it may be missing if we die before."""
         before = None if lifetime is None else clock.now() - lifetime
         is_old = before is not None and self._oldest.get(queue, 0.0) < before
-        if not is_old and (keep is None or count(self._routes, connection, queue, DEAD) <= keep):
+        counted = count(self._routes, connection, queue, DEAD)
+        if not is_old and (keep is None or counted <= keep):
             return Pruned()
         now = clock.now()
         pruned = Pruned()
         with opened(self._routes, connection, queue) as letters:
             every = [] if letters is None else letters.all
             head = [(one.letter.key, one.letter.died_at) for one in every[: limit + 1]]
-            pruned = prunable(head, len(every), keep, before, limit)
+            # Marks are counted as well, so it is asked for only if there is no better way.
+            total = counted if letters is not None and letters.is_cut else len(every)
+            pruned = prunable(head, total, keep, before, limit)
             gone = pruned.expired + pruned.surplus
             if letters is not None:
                 letters.end(every[:gone])

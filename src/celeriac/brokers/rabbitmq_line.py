@@ -7,7 +7,8 @@ done is in there, before our own mark.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
@@ -18,15 +19,15 @@ from celeriac.brokers.rabbitmq_names import TAKEN, Envelope, mark, mark_name, un
 from celeriac.brokers.rabbitmq_routes import Change, Routes
 from celeriac.brokers.rabbitmq_seizing import new_mark, queue_arguments
 from celeriac.drivers import amqp_wire as wire
-from celeriac.drivers.amqp import MOST_UNACKED, Connection, counts
+from celeriac.drivers.amqp import Connection
+from celeriac.drivers.amqp_channel import MOST_UNACKED, counts
 from celeriac.drivers.amqp_wire import Message
 
 _HOLDING: Final = "holding"
-#: Seconds in which the first message comes that a queue has, and each one behind it.
-_FIRST: Final = 0.5
-_NEXT: Final = 0.02
-#: Seconds in which what was given back can be counted.
-_RETURN: Final = 0.25
+#: Seconds for messages that the server has counted as given to somebody to reach us from another node of a cluster: all
+#: of them at most, and at least from one to the next.
+_ON_THE_WAY: Final = 1.0
+_LEAST_LAG: Final = 0.05
 _read_change = msgspec.msgpack.Decoder(Change).decode
 
 
@@ -57,9 +58,19 @@ class Line:
         #: By queue and part: what has been given to us, and is to be taken or to go back.
         self.drawn: dict[tuple[str, str], list[Message]] = {}
         self._draws: dict[str, tuple[str, str]] = {}
-        #: By queue and part: until when (monotonic) what we gave back there may not be counted yet, because a quorum
-        #: queue sees to that when it has time.
-        self._unseen: dict[tuple[str, str], float] = {}
+        self._begun = itertools.count()
+        #: What came when its consumption was over already, and goes back; and for how many seconds we wait for the next
+        #: of such messages: it is longer where some have come late.
+        self._late: list[int] = []
+        self._lag = _LEAST_LAG if routes.is_cluster else 0.0
+        self._limits: Mapping[tuple[str, str], int] = {}
+        #: By queue and part: how many we gave back there. They may not be counted yet, because a quorum queue sees to
+        #: that when it has time; the next consumption begins behind it.
+        self._unseen: dict[tuple[str, str], int] = {}
+        #: The fences of copies in the holding, if the connection breaks now, whose originals stay where they are.
+        self.unmoved: list[int] = []
+        #: So many messages go together, as far as we have learned.
+        self._together = MOST_UNACKED
         #: Deliveries of the holding that say nothing new: marks of ours, copies.
         self._idle: list[int] = []
         self.parts: dict[str, set[str]] = {queue: set() for queue in queues}
@@ -79,7 +90,9 @@ class Line:
         self.news.bind(self._ear, routes.names.changes, "")
         self.news.consume(self._ear, "news", 0, no_ack=True)
         self.news.gather()
-        for queue, known in routes.queues.read(self.connection).items():
+        queues = routes.queues.read(self.connection)
+        routes.learn(queues)
+        for queue, known in queues.items():
             if queue in self.parts:
                 self.parts[queue].update(known.parts)
                 if known.paused:
@@ -133,6 +146,19 @@ class Line:
             if channel.error is not None:
                 raise channel.error
         self.sort()
+        self._return_late()
+
+    def _return_late(self) -> None:
+        """A node of a cluster is told by another that what it has for us is ours no more."""
+        while self._late:
+            late, self._late = self._late, []
+            for tag in late:
+                self.work.nack(tag)
+            if self._routes.transactions:
+                self.work.commit()
+                self.work.gather()
+            self.connection.flush()
+            self.sort()
 
     def sort(self) -> None:
         """Put what has arrived in its place."""
@@ -141,8 +167,11 @@ class Line:
             message = deliveries.popleft()
             if message.consumer == _HOLDING:
                 self._note_held(message)
-            else:
+            elif message.consumer in self._draws:
                 self.drawn.setdefault(self._draws[message.consumer], []).append(message)
+            else:
+                self._late.append(message.tag)
+                self._lag = min(_ON_THE_WAY, max(_LEAST_LAG, 2 * self._lag))
         if _HOLDING in self.work.cancelled:
             self.is_lost = True
         while self.news.deliveries:
@@ -175,6 +204,9 @@ class Line:
             self.parts[queue].add(change.part)
         if change.paused is not None:
             (self.paused.add if change.paused else self.paused.discard)(queue)
+        if change.is_gone:
+            self.parts[queue].clear()
+            self.paused.discard(queue)
         self.revoked.setdefault(queue, {}).update(change.revoked)
         for key in change.forgotten:
             self.revoked[queue].pop(key, None)
@@ -182,39 +214,27 @@ class Line:
     # -- drawing -----------------------------------------------------------------------------------------------
 
     def look(self, queues: Sequence[str]) -> dict[str, dict[str, int]]:
-        """How many messages are ready in each part of these queues that has any. All changes that were told of before
-        are known then."""
+        """How many messages are ready in each part of these queues that has any, or may be ready: what we gave back may
+        be another's by now. All changes that were told of before are known then."""
         asked = [(queue, part) for queue in queues for part in TAKEN if part in self.parts[queue]]
         self.sync_news()
         answers = self._ask(asked)
         self._await_mark()
-        while any(self._is_unseen(which, answer) for which, answer in zip(asked, answers, strict=True)):
-            answers = self._ask(asked)
         found: dict[str, dict[str, int]] = {}
         for (queue, part), answer in zip(asked, answers, strict=True):
-            if ready := counts(answer)[0]:
+            if ready := max(counts(answer)[0], self._unseen.get((queue, part), 0)):
                 found.setdefault(queue, {})[part] = ready
         return {queue: parts for queue, parts in found.items() if queue not in self.paused}
 
-    def _ask(self, parts: Sequence[tuple[str, str]]) -> list[bytes]:
+    def _ask(self, parts: Iterable[tuple[str, str]]) -> list[bytes]:
         for queue, part in parts:
             self.work.declare(self._routes.names.part(queue, part), queue_arguments(self._routes.kind))
         return self.work.gather()
 
-    def _is_unseen(self, which: tuple[str, str], answer: bytes) -> bool:
-        """Whether what we gave back is still to be counted. If somebody else has it by now, we wait in vain."""
-        until = self._unseen.get(which)
-        if until is None:
-            return False
-        if counts(answer)[0] or clock.monotonic() >= until:
-            del self._unseen[which]
-            return False
-        return True
-
     def sync_news(self) -> None:
         """Begin to wait for all changes that were told of before now."""
         self._mark = new_mark()
-        self.news.publish("", self._ear, mark(self._mark), persistent=False)
+        self.news.publish("", self._ear, mark(self._mark), persistent=False, mandatory=False)
 
     def hear_all(self) -> None:
         """Wait until all changes that were told of before now are known."""
@@ -223,46 +243,78 @@ class Line:
 
     def draw(self, parts: Mapping[tuple[str, str], int]) -> None:
         """Be given messages of these parts of queues, so many at most of each, until `end_draw`."""
+        self._limits = parts
         for which, limit in parts.items():
-            tag = f"{len(self._draws)}"
+            tag = f"{next(self._begun)}"
             self._draws[tag] = which
             self.work.consume(self._routes.names.part(*which), tag, limit)
         self.work.gather()
+        for which in parts:
+            self._unseen.pop(which, None)
         self.sort()
+
+    def reach(self) -> int:
+        """How many messages are worth drawing. What we gave back is drawn again in one piece, or its order is lost."""
+        return max([self._together, *self._unseen.values()])
+
+    def learn(self, count: int, *, is_cut: bool) -> None:
+        """So many of what was drawn went together. `is_cut`: it would have been more but for a suspect among them."""
+        self._together = count if is_cut else min(2 * self._together, MOST_UNACKED)
 
     def drawing(self) -> set[tuple[str, str]]:
         """The parts of queues that are drawn from."""
         return set(self._draws.values())
 
     def await_drawn(self, count: int) -> None:
-        """Wait until so many were given. Others may have been given some of these: then it is as many as come at once.
+        """Wait until so many were given, or all that there are: others may have been given some of these.
 
-        The server promises no order of a consumer's beginning and its first deliveries, which it may have to read.
+        A consumption is confirmed before its first messages come. But a queue that answers how many it has left has
+        sent ours, and the channel that answers then has passed them on, if both are of one node. In a cluster they may
+        come later.
         """
-        drawn = sum(map(len, self.drawn.values()))
-        until = clock.monotonic() + (_NEXT if drawn else _FIRST)
-        while drawn < count and (remaining := until - clock.monotonic()) > 0:
-            self.connection.read(remaining)
+        until = clock.monotonic() + _ON_THE_WAY
+        while self._lacks(count) and clock.monotonic() < until:
+            left = self._ask(self._draws.values())
+            self.work.sync()
+            self.work.gather()
             self.sort()
-            if (now := sum(map(len, self.drawn.values()))) > drawn:
-                drawn, until = now, clock.monotonic() + _NEXT
+            if not any(map(self._is_owed, self._draws.values(), left)):
+                break
+        while self._lag and self._lacks(count) and clock.monotonic() < until:
+            if not self.connection.read(self._lag):
+                return
+            self.sort()
+
+    def _lacks(self, count: int) -> bool:
+        """Whether less than that was given to us."""
+        return sum(map(len, self.drawn.values())) < count
+
+    def _is_owed(self, which: tuple[str, str], answer: bytes) -> bool:
+        """Whether a part has more for us than has come."""
+        return counts(answer)[0] > 0 and len(self.drawn.get(which, ())) < self._limits[which]
 
     def hold(self, batch: Sequence[tuple[Message, Envelope, bytes]]) -> None:
         """Move what was drawn into the holding, and give back the rest. `batch`: with the bodies for the holding."""
+        fences = [envelope.fence for _, envelope, _ in batch]
+        way = self._routes.way(self.connection, self.work)
+        if way.confirms:
+            self.unmoved = fences
         for _, _, body in batch:
-            self.work.publish("", self._holding, body)
+            self._routes.publish(way, "", self._holding, body)
         taken = {message.tag for message, _, _ in batch}
+        if way.confirms:
+            way.wait_confirmed()
         if self._routes.transactions:
+            self.unmoved = []
             for tag in taken:
                 self.work.ack(tag)
             self.end_draw(taken, [*taken, *self._idle])
         else:
-            self.work.wait_confirmed()
             self.end_draw(taken, [])
+            self.unmoved = []
             for tag in (*taken, *self._idle):
                 self.work.ack(tag)
         self._idle.clear()
-        fences = [envelope.fence for _, envelope, _ in batch]
 
         def have_come() -> bool:
             self.sort()
@@ -298,7 +350,7 @@ class Line:
             for message in messages:
                 if message.tag not in taken:
                     self.work.nack(message.tag)
-                    self._unseen[which] = clock.monotonic() + _RETURN
+                    self._unseen[which] = self._unseen.get(which, 0) + 1
             messages.clear()
 
     # -- settling ----------------------------------------------------------------------------------------------
@@ -311,7 +363,7 @@ class Line:
     def rewrite(self, held: Sequence[Held], bodies: Sequence[bytes]) -> None:
         """Put others in the places of what is held, under the same fences."""
         for body in bodies:
-            self.work.publish("", self._holding, body)
+            self._routes.publish(self.work, "", self._holding, body)
         acks = [one.tag for one in held]
         if self._routes.transactions:
             for tag in acks:

@@ -11,8 +11,10 @@ from celeriac.brokers.line_listener import LineListener
 from celeriac.brokers.rabbitmq_names import word
 from celeriac.brokers.rabbitmq_routes import Routes
 from celeriac.drivers import amqp_wire as wire
-from celeriac.drivers.amqp import Channel, Connection
+from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import Address, broker_errors
+from celeriac.drivers.amqp_channel import Channel
+from celeriac.drivers.amqp_nodes import connect
 
 #: Seconds between two signs of life, of which the server misses two before it hangs up.
 _HEARTBEAT: Final = 60
@@ -54,7 +56,7 @@ class RabbitListener(LineListener[_Ear]):
         return []
 
     def _connect(self) -> _Ear:
-        connection = Connection(self._address, self._address.timeout, _HEARTBEAT)
+        connection = connect(self._address, self._address.timeout, _HEARTBEAT)
         try:
             routes = Routes(self._address)
             routes.ensure_exchanges(connection)

@@ -7,10 +7,13 @@ A queue of the application is several queues of the server, its *parts*, each ma
     Q~first     what goes before all others: given back, suspects, and what has a verdict
     Q~dead      its dead letters
     Q~revoked   a register (`rabbitmq_seizing`): what is remembered as revoked
+    Q~crate     what is on its way to another broker (`rabbitmq_moving`)
+    Q~arrived   a register: what has come from other brokers
+    Q~turn      empty: who has it may send to a queue that is nearly full (`rabbitmq_room`)
 
-Besides, for all of them together: a holding for each owner (`~held~OWNER`), the registers `~queues`, `~leases` and
-`~bans`, and the exchanges `~due`, `~notices` and `~changes`. Before every name goes the prefix of the URL. The chain of
-queues for delays (`rabbitmq_routes`) is one for a virtual host.
+Besides, for all of them together: a holding for each owner (`~held~OWNER`), the registers `~queues`, `~leases`, `~bans`
+and `~broadcasts`, and the exchanges `~due`, `~notices` and `~changes`. Before every name goes the prefix of the URL.
+The chain of queues for delays (`rabbitmq_routes`) is one for a virtual host.
 """
 
 from __future__ import annotations
@@ -27,9 +30,16 @@ from celeriac.brokers.contract import HIGHEST_PRIORITY, Casualty
 FIRST: Final = "first"
 DEAD: Final = "dead"
 REVOKED_PART: Final = "revoked"
+CRATE: Final = "crate"
+ARRIVED: Final = "arrived"
+TURN: Final = "turn"
 PLAIN: Final = ""
 #: What a consumer takes from, in this order.
 TAKEN: Final = (FIRST, *(str(priority) for priority in range(HIGHEST_PRIORITY, 0, -1)), PLAIN)
+#: All that a queue may be made of.
+PARTS: Final = (*TAKEN, DEAD, REVOKED_PART, CRATE, ARRIVED, TURN)
+#: What one process at a time has all of.
+SEIZED: Final = frozenset({DEAD, REVOKED_PART, CRATE, ARRIVED, TURN})
 
 #: The server takes names of 255 bytes; longer ones are cut, and told apart by a hash.
 _LONGEST: Final = 200
@@ -49,6 +59,7 @@ class Names:
         self.queues = f"{prefix}~queues"
         self.leases = f"{prefix}~leases"
         self.bans = f"{prefix}~bans"
+        self.broadcasts = f"{prefix}~broadcasts"
 
     def part(self, queue: str, part: str) -> str:
         """A part of a queue."""
@@ -122,7 +133,7 @@ def unwrap(body: bytes) -> tuple[Envelope, bytes]:
     try:
         end = 4 + _LENGTH.unpack_from(body)[0]
         return _unpack(body[4:end]), body[end:]
-    except (struct.error, msgspec.DecodeError):
+    except (struct.error, msgspec.DecodeError, UnicodeDecodeError):
         return NEW, body
 
 

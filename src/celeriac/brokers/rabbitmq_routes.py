@@ -7,18 +7,20 @@ of each. Whoever changes a register tells consumers of the change, by the exchan
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 
 from celeriac import clock
 from celeriac.brokers.contract import Outgoing
-from celeriac.brokers.rabbitmq_names import Names, part_of, unwrap, word, wrap
+from celeriac.brokers.rabbitmq_names import SEIZED, Names, part_of, unwrap, word, wrap
 from celeriac.brokers.rabbitmq_seizing import Register, queue_arguments
-from celeriac.drivers.amqp import Channel, Connection
+from celeriac.drivers.amqp import Connection
 from celeriac.drivers.amqp_address import Address
+from celeriac.drivers.amqp_channel import Channel
 from celeriac.drivers.amqp_wire import Value
+from celeriac.message import is_transient
 
 #: The chain: its first queue keeps messages for so many milliseconds, each one behind it twice as long as the last.
 _UNIT: Final = 10
@@ -37,13 +39,14 @@ class Known(msgspec.Struct):
 
 class Change(msgspec.Struct, frozen=True):
     """What consumers are told: a queue has a new part, or is paused or not any more, or tasks of it are revoked (with
-    the end of that, epoch seconds) or forgotten."""
+    the end of that, epoch seconds) or forgotten, or it is deleted."""
 
     queue: str
     part: str | None = None
     paused: bool | None = None
     revoked: dict[bytes, float] = {}
     forgotten: list[bytes] = []
+    is_gone: bool = False
 
 
 class Post(NamedTuple):
@@ -66,9 +69,13 @@ class Routes:
     def __init__(self, address: Address) -> None:
         self.names = Names(address.prefix)
         self.kind = address.kind
-        #: Whether what is published and acknowledged together is one transaction, or confirmed first: a server that is
-        #: killed loses messages of transactions over classic queues (docs/design/0009-rabbitmq.md).
+        #: Whether what is acknowledged together is one transaction. On classic queues it is not: what is published for
+        #: it is confirmed first, as a server that is killed loses messages of their transactions.
         self.transactions = address.kind == "quorum"
+        #: Whether what is published for it is confirmed first, over another channel, because queues of several nodes
+        #: lose messages of transactions as well (docs/design/0009-rabbitmq.md).
+        self.is_cluster = address.is_cluster
+        self._is_apart = self.transactions and address.is_cluster
         self.queues = Register(self.names.queues, self.kind, dict[str, Known], {})
         #: Queues of the server that this process has seen to, by their names there.
         self._made: dict[str, tuple[str, str]] = {}
@@ -96,7 +103,7 @@ class Routes:
         self.ensure_exchanges(connection)
         with connection.borrowed() as channel:
             for name, (_, part) in missing.items():
-                channel.declare(name, queue_arguments(self.kind, single=part in ("dead", "revoked")))
+                channel.declare(name, queue_arguments(self.kind, single=part in SEIZED))
                 channel.bind(name, self.names.due, f"#.{word(name)}")
             channel.gather()
         with self.queues.opened(connection) as draft:
@@ -107,6 +114,11 @@ class Routes:
                     draft.is_changed = True
                     draft.told.append(self.change(Change(queue, part)))
         self._made |= missing
+
+    def learn(self, queues: Mapping[str, Known]) -> None:
+        """These were told of by their register: whoever made them wrote them there afterwards."""
+        for queue, known in queues.items():
+            self._made |= {self.names.part(queue, part): (queue, part) for part in known.parts}
 
     def ensure_exchanges(self, connection: Connection) -> None:
         """Raises: OSError, ServerError."""
@@ -125,6 +137,11 @@ class Routes:
 
     # -- storing -----------------------------------------------------------------------------------------------
 
+    def way(self, connection: Connection, channel: Channel) -> Channel:
+        """The channel to publish on what is acknowledged on this one, in whose transaction it is then, or which
+        confirms it first."""
+        return connection.confirming if self._is_apart else channel
+
     def store(
         self, connection: Connection, channel: Channel, posts: Sequence[Post], acks: Sequence[int]
     ) -> None:
@@ -133,19 +150,19 @@ class Routes:
         Raises: OSError, ServerError: it is not known what of it has happened.
         """
         self.ensure(connection, {(one.queue, one.part) for one in posts})
+        way = self.way(connection, channel)
         for one in posts:
-            self._publish(connection, channel, one)
-        if self.transactions:
-            self._ack(channel, acks)
-            if posts or acks:
-                channel.commit()
-                channel.gather()
-            self._repeat(connection, channel)
-            return
-        channel.wait_confirmed()
-        self._repeat(connection, channel)
+            self._publish(connection, way, one)
+        if way.confirms:
+            way.wait_confirmed()
+            self._repeat(connection, way)
         self._ack(channel, acks)
-        connection.flush()
+        if not self.transactions:
+            connection.flush()
+        elif acks or (posts and not way.confirms):
+            channel.commit()
+            channel.gather()
+            self._repeat(connection, channel)
 
     @staticmethod
     def _ack(channel: Channel, acks: Sequence[int]) -> None:
@@ -159,7 +176,7 @@ class Routes:
             parts = {self._made.pop(message.key, None) for message in lost}
             self.ensure(connection, {which for which in parts if which is not None})
             for message in lost:
-                channel.publish(message.exchange, message.key, message.body)
+                self.publish(channel, message.exchange, message.key, message.body)
             if self.transactions and not channel.confirms:
                 channel.commit()
                 channel.gather()
@@ -179,7 +196,7 @@ class Routes:
     def _publish(self, connection: Connection, channel: Channel, one: Post) -> None:
         name = self.names.part(one.queue, one.part)
         if one.due_at is None or one.due_at <= clock.now():
-            channel.publish("", name, one.body)
+            self.publish(channel, "", name, one.body)
             return
         self.ensure_chain(connection)
         wait = max(0.0, one.due_at - clock.now())
@@ -189,7 +206,15 @@ class Routes:
             body = wrap(data, msgspec.structs.replace(envelope, due_at=one.due_at))
         units = max(1, math.ceil(min(wait, _LONGEST) * 1000 / _UNIT))
         key = f"{'.'.join(format(units, f'0{LEVELS}b'))}.{word(name)}"
-        channel.publish(self._level(units.bit_length() - 1), f"{word(self.names.due)}.{key}", body)
+        self.publish(channel, self._level(units.bit_length() - 1), f"{word(self.names.due)}.{key}", body)
+
+    def publish(self, channel: Channel, exchange: str, key: str, body: bytes) -> None:
+        """Publish a message. On classic queues, a transient one that has not died is not persistent."""
+        persistent = True
+        if self.kind == "classic":
+            envelope, data = unwrap(body)
+            persistent = bool(envelope.reason) or not is_transient(data)
+        channel.publish(exchange, key, body, persistent=persistent)
 
     # -- the chain ---------------------------------------------------------------------------------------------
 

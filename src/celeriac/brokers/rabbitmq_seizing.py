@@ -22,7 +22,8 @@ import msgspec
 
 from celeriac import clock
 from celeriac.brokers.rabbitmq_names import mark, mark_name
-from celeriac.drivers.amqp import MOST_UNACKED, Channel, Connection
+from celeriac.drivers.amqp import Connection
+from celeriac.drivers.amqp_channel import MOST_UNACKED, Channel
 from celeriac.drivers.amqp_wire import Message, Value
 
 T = TypeVar("T")
@@ -48,18 +49,27 @@ def new_mark() -> bytes:
 
 
 class Seizure:
-    """What is in a queue, as long as nobody else is given it. `marks` are ours, and those of whoever has given up."""
+    """What is in a queue, as long as nobody else is given it. `marks` are ours, and those of whoever has given up.
+
+    The server gives one consumer `MOST_UNACKED` messages at most: where it `is_cut` there, more may lie behind them.
+    """
 
     def __init__(self, channel: Channel, queue: str) -> None:
         self.channel = channel
         self.queue = queue
         self.messages: list[Message] = []
         self.marks: list[Message] = []
+        self._given = 0
+
+    @property
+    def is_cut(self) -> bool:
+        return self._given >= MOST_UNACKED
 
     def note(self, name: bytes) -> bool:
-        """Sort what has come. True: with the mark of that name, all of it has."""
+        """Sort what has come. True: with the mark of that name, or without, all of it has that is to come."""
         while self.channel.deliveries:
             message = self.channel.deliveries.popleft()
+            self._given += 1
             found = mark_name(message.body)
             if found is None:
                 self.messages.append(message)
@@ -67,12 +77,17 @@ class Seizure:
                 self.marks.append(message)
             if found == name:
                 return True
-        return False
+        return self.is_cut
+
+    @property
+    def tags(self) -> list[int]:
+        """Of all that has come, for the acknowledgement."""
+        return [message.tag for message in (*self.messages, *self.marks)]
 
     def ack(self, *, messages: bool) -> None:
         """The marks are done with, and the `messages` if it is said so. Of a transaction, the rest is the caller's."""
-        for message in (*(self.messages if messages else ()), *self.marks):
-            self.channel.ack(message.tag)
+        for tag in self.tags if messages else [message.tag for message in self.marks]:
+            self.channel.ack(tag)
 
     def end(self) -> None:
         """Take the marks away; the messages stay."""
@@ -87,7 +102,9 @@ def seized(
     connection: Connection, queue: str, *, transactions: bool = False,
     declared: Mapping[str, Value] | None = None,
 ) -> Generator[Seizure]:  # fmt: skip
-    """All that is in a queue, until the end. `declared`: the queue is made so, if it is not there.
+    """All that is in a queue, or the first `MOST_UNACKED` messages, until the end.
+
+    `declared`: the queue is made so, if it is not there.
 
     Raises: ServerError: among others with the code 404: there is none. OSError: also where whoever has it does not
         leave it.
@@ -108,6 +125,9 @@ def seized(
                 channel.commit()
             channel.gather()
             connection.wait(partial(seizure.note, name), channel)
+            if seizure.is_cut:
+                # Whoever is given so much is the one who has the queue. The mark is behind what has not come.
+                break
         yield seizure
 
 
@@ -130,7 +150,7 @@ class Register(Generic[T]):
             if draft.is_changed:
                 seizure.channel.publish("", self._queue, msgspec.msgpack.encode(draft.value))
                 for exchange, body in draft.told:
-                    seizure.channel.publish(exchange, "", body, persistent=False)
+                    seizure.channel.publish(exchange, "", body, persistent=False, mandatory=False)
                 seizure.channel.wait_confirmed()
                 seizure.ack(messages=True)
             else:

@@ -9,200 +9,45 @@ Errors leave this module as OSError, where the connection is of no use any more,
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import select
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable
 from typing import Final
 
 from celeriac import clock, native
 from celeriac.drivers import amqp_wire as wire
-from celeriac.drivers import pool
 from celeriac.drivers.alarm import Alarm
-from celeriac.drivers.amqp_address import Address, ServerError
-from celeriac.drivers.amqp_wire import Message, Method, Value, long, short, table
-from celeriac.drivers.dialing import closed_on_error
+from celeriac.drivers.amqp_address import BLOCKED, Address, ServerError
+from celeriac.drivers.amqp_channel import Channel
+from celeriac.drivers.amqp_wire import Message, Method, long, short, table
+from celeriac.drivers.dialing import closed_on_error, dial
 
-#: The longest frame that we ask for (bytes), and the most messages that one consumer is given before it acknowledges.
+#: The longest frame that we ask for (bytes).
 _FRAME_MAX: Final = 131072
-MOST_UNACKED: Final = 65_535
 #: So many bytes wait to be sent before they are.
 _FLUSH_AT: Final = 262_144
 #: The numbers of channels go up to this and begin again.
 _CHANNELS: Final = 1_000
-
-
-class Channel:
-    """One channel of a connection: methods that are answered in their order, confirmations, and deliveries."""
-
-    def __init__(self, connection: Connection, number: int) -> None:
-        self._connection = connection
-        self.number = number
-        #: Answers that have come; how many methods wait for theirs.
-        self.answers: deque[bytes] = deque()
-        self._asked = 0
-        self.deliveries: deque[Message] = deque()
-        #: What came back because there is no such queue.
-        self.returned: list[Message] = []
-        #: Consumers that the server has ended, because their queue is gone.
-        self.cancelled: set[str] = set()
-        self.error: ServerError | None = None
-        self.is_closed = False
-        self._published = 0
-        self._unconfirmed: dict[int, None] = {}
-        self._refused = 0
-        self.confirms = False
-
-    # -- what is asked -------------------------------------------------------------------------------------
-
-    def post(self, number: Method, arguments: bytes) -> None:
-        """Send a method, soon, whose answer `gather` waits for."""
-        self._asked += 1
-        self.send(number, arguments)
-
-    def send(self, number: Method, arguments: bytes) -> None:
-        """Send a method, soon, that is not answered."""
-        self._connection.write(wire.method(self.number, number, arguments))
-
-    def gather(self) -> list[bytes]:
-        """Wait for all answers. Returns them in the order of asking. Raises: ServerError, OSError."""
-        self._connection.wait(lambda: len(self.answers) >= self._asked, self)
-        found = list(self.answers)
-        self.answers.clear()
-        self._asked = 0
-        return found
-
-    def declare(
-        self, queue: str, arguments: Mapping[str, Value], *, exclusive: bool = False, passive: bool = False
-    ) -> None:
-        """Answered by name, messages and consumers: see `counts`."""
-        bits = passive | (not exclusive) << 1 | exclusive << 2 | exclusive << 3
-        self.post(wire.QUEUE_DECLARE, b"\0\0" + short(queue) + bytes((bits,)) + table(arguments))
-
-    def exchange(self, name: str, kind: str) -> None:
-        self.post(wire.EXCHANGE_DECLARE, b"\0\0" + short(name) + short(kind) + b"\x02" + table({}))
-
-    def bind(self, queue: str, exchange: str, key: str) -> None:
-        self.post(wire.QUEUE_BIND, b"\0\0" + short(queue) + short(exchange) + short(key) + b"\0" + table({}))
-
-    def bind_exchange(self, target: str, source: str, key: str) -> None:
-        self.post(
-            wire.EXCHANGE_BIND, b"\0\0" + short(target) + short(source) + short(key) + b"\0" + table({})
-        )
-
-    def delete(self, queue: str) -> None:
-        self.post(wire.QUEUE_DELETE, b"\0\0" + short(queue) + b"\0")
-
-    def delete_exchange(self, name: str) -> None:
-        self.post(wire.EXCHANGE_DELETE, b"\0\0" + short(name) + b"\0")
-
-    def purge(self, queue: str) -> None:
-        self.post(wire.QUEUE_PURGE, b"\0\0" + short(queue) + b"\0")
-
-    def consume(
-        self, queue: str, tag: str, prefetch: int, *, no_ack: bool = False, exclusive: bool = False
-    ) -> None:
-        """Two methods, two answers. `prefetch`: so many unacknowledged deliveries at most."""
-        self.post(wire.QOS, struct.pack(">IHB", 0, min(prefetch, MOST_UNACKED), 0))
-        bits = no_ack << 1 | exclusive << 2
-        self.post(wire.CONSUME, b"\0\0" + short(queue) + short(tag) + bytes((bits,)) + table({}))
-
-    def cancel(self, tag: str) -> None:
-        self.post(wire.CANCEL, short(tag) + b"\0")
-
-    def sync(self) -> None:
-        """Something that is answered and does nothing."""
-        self.post(wire.QOS, struct.pack(">IHB", 0, 1, 0))
-
-    def ack(self, tag: int) -> None:
-        self.send(wire.ACK, struct.pack(">QB", tag, 0))
-
-    def nack(self, tag: int) -> None:
-        """Give it back to its queue."""
-        self.send(wire.NACK, struct.pack(">QB", tag, 2))
-
-    def select_confirms(self) -> None:
-        """From now on the server confirms what is published here."""
-        self.post(wire.CONFIRM_SELECT, b"\0")
-        self.confirms = True
-
-    def select_transactions(self) -> None:
-        """From now on what is published and acknowledged here takes effect with `commit`."""
-        self.post(wire.TX_SELECT, b"")
-
-    def commit(self) -> None:
-        self.post(wire.TX_COMMIT, b"")
-
-    def publish(self, exchange: str, key: str, body: bytes, *, persistent: bool = True) -> None:
-        """Send a message, soon; one that reaches no queue comes back (`returned`) if it is persistent."""
-        if self.confirms:
-            self._published += 1
-            self._unconfirmed[self._published] = None
-        self._connection.write(
-            wire.publication(
-                self.number, exchange, key, body,
-                persistent=persistent, mandatory=persistent, most=self._connection.frame_max,
-            )
-        )  # fmt: skip
-
-    def wait_confirmed(self) -> None:
-        """Until all that was published is confirmed. Raises: ServerError: some was refused; OSError."""
-        self._connection.wait(lambda: not self._unconfirmed, self)
-        if self._refused:
-            count, self._refused = self._refused, 0
-            raise ServerError(f"the server could not store {count} messages", "506")
-
-    def close(self) -> None:
-        """What was delivered and not acknowledged goes back. Waits for the answer. Raises: OSError."""
-        if self.error is None and not self.is_closed:
-            self.send(wire.CHANNEL_CLOSE, struct.pack(">H", 200) + short("") + b"\0\0\0\0")
-            self._connection.wait(lambda: self.is_closed or self.error is not None, None)
-
-    # -- what comes ----------------------------------------------------------------------------------------
-
-    def come(self, number: Method, rest: bytes) -> None:
-        """Note a method of the server's."""
-        if number in (wire.ACK, wire.NACK):
-            self._note_confirmation(number, *struct.unpack_from(">QB", rest))
-        elif number == wire.CANCEL:
-            self.cancelled.add(wire.texts(rest, 0, 1)[0][0])
-            # Not the server's answer to ours, which has the next number.
-        elif number == wire.CHANNEL_CLOSE:
-            code = struct.unpack_from(">H", rest)[0]
-            self.error = ServerError(f"{wire.texts(rest, 2, 1)[0][0]}", str(code))
-            self.send(wire.CHANNEL_CLOSE_OK, b"")
-            self._connection.forget(self)
-        elif number == wire.CHANNEL_CLOSE_OK:
-            self.is_closed = True
-            self._connection.forget(self)
-        else:
-            self.answers.append(rest)
-
-    def _note_confirmation(self, number: Method, tag: int, multiple: int) -> None:
-        waiting = self._unconfirmed
-        if multiple:
-            while waiting and (first := next(iter(waiting))) <= tag:
-                del waiting[first]
-                self._refused += number == wire.NACK
-        elif tag in waiting:
-            del waiting[tag]
-            self._refused += number == wire.NACK
-
-
-def counts(answer: bytes) -> tuple[int, int]:
-    """Of the answer to a declaration: how many messages are ready, and how many consumers there are."""
-    _, at = wire.texts(answer, 0, 1)
-    ready, consumers = struct.unpack_from(">II", answer, at)
-    return ready, consumers
+#: Whoever was let publish so many seconds ago still is, as far as is assumed.
+_FLOWS: Final = 1.0
+#: A queue that is not there, for a message that is to be read and nothing more.
+_NOWHERE: Final = "celeriac.~nowhere"
 
 
 class Connection:
     """One connection. Not safe for several threads at once: its holder locks."""
 
-    def __init__(self, address: Address, timeout: float, heartbeat: int = 0) -> None:
+    def __init__(
+        self, address: Address, timeout: float, heartbeat: int = 0, place: tuple[str, int] | None = None
+    ) -> None:
         """Connect and log in within `timeout` seconds. `heartbeat`: seconds between two signs of life, which are given
-        while the connection is used; 0 is none. Raises: OSError, ServerError."""
+        while the connection is used; 0 is none. `place`: one of the hosts of the address, the first if none is given.
+
+        Raises: OSError, ServerError.
+        """
         self.pid = os.getpid()
         self.frame_max = _FRAME_MAX
         #: Seconds that an answer may take.
@@ -219,12 +64,18 @@ class Connection:
         self._parts: list[bytes] = []
         #: Why the server reads nothing that is published; None: it does.
         self.blocked: str | None = None
+        #: When (monotonic) it was last seen that it does.
+        self._flowed_at = -math.inf
+        #: When (monotonic) every wait ends; see `until`.
+        self._end_at = math.inf
         self._error: ServerError | None = None
         self._beat_at = 0.0
         self._heartbeat = 0
         #: A channel for whoever uses the connection for a moment; see `confirming`.
         self._confirming: Channel | None = None
-        self._sock = address.dial(min(timeout, address.connect_timeout))
+        host, port = place or address.hosts[0]
+        until = clock.monotonic() + min(timeout, address.connect_timeout)
+        self._sock = dial(host, port, until, address.tls)
         with closed_on_error(self._sock):
             self._sock.settimeout(max(0.001, timeout))
             self._log_in(
@@ -307,9 +158,11 @@ class Connection:
 
     @property
     def confirming(self) -> Channel:
-        """A channel that stays, on which what is published is confirmed."""
+        """A channel that stays while all that is published on it is confirmed."""
         channel = self._confirming
-        if channel is None or channel.error is not None:
+        if channel is not None and channel.has_refused:
+            channel.close()
+        if channel is None or channel.error is not None or channel.has_refused:
             channel = self._confirming = self.channel()
             channel.select_confirms()
         return channel
@@ -317,6 +170,48 @@ class Connection:
     def forget(self, channel: Channel) -> None:
         """The channel is closed on both sides."""
         self._channels.pop(channel.number, None)
+
+    @contextlib.contextmanager
+    def until(self, deadline: float) -> Generator[None]:
+        """Nothing waits longer than to this monotonic deadline, however many answers there are to wait for."""
+        self._end_at = deadline
+        try:
+            yield
+        finally:
+            self._end_at = math.inf
+
+    # -- alarms ----------------------------------------------------------------------------------------------
+
+    def note_flow(self) -> None:
+        self._flowed_at = clock.monotonic()
+
+    def await_flow(self, patience: float) -> None:
+        """Wait until the server takes what is published here; for `patience` seconds, where it says that it does not.
+
+        While it is short of memory or disk it reads nothing more from whoever publishes, and keeps what it was sent for
+        the end of the alarm. So an empty message goes before what must not be left there; not, where the last one
+        has just been taken.
+
+        Raises: ServerError with the code `BLOCKED`: the connection can be used again, and asked again; OSError.
+        """
+        channel = self.confirming
+        if self.blocked is None:
+            if clock.monotonic() - self._flowed_at < _FLOWS:
+                return
+            if channel.is_confirmed:
+                channel.publish("", _NOWHERE, b"", persistent=False, mandatory=False)
+            self.wait(lambda: channel.is_confirmed or self.blocked is not None, channel)
+        deadline = clock.monotonic() + patience
+        self.gather()
+        while self.blocked is not None:
+            remaining = deadline - clock.monotonic()
+            if remaining <= 0:
+                raise ServerError(
+                    f"the server stores nothing, because it is short of {self.blocked}", BLOCKED
+                )
+            if self.read(remaining):
+                self.beat()
+        channel.wait_confirmed()
 
     def write(self, data: bytes) -> None:
         """Send it, soon."""
@@ -332,7 +227,7 @@ class Connection:
             data = b"".join(self._out)
             self._out.clear()
             self._size = 0
-            self._sock.settimeout(self.timeout)
+            self._sock.settimeout(max(0.001, min(self.timeout, self._end_at - clock.monotonic())))
             try:
                 self._sock.sendall(data)
             except TimeoutError:
@@ -355,7 +250,7 @@ class Connection:
     def wait(self, condition: Callable[[], bool], channel: Channel | None) -> None:
         """Send what is to be sent, and read until the condition holds. Raises: OSError, ServerError."""
         self.flush()
-        deadline = clock.monotonic() + self.timeout
+        deadline = min(clock.monotonic() + self.timeout, self._end_at)
         while not condition():
             if self._error is not None:
                 raise self._error
@@ -432,7 +327,7 @@ class Connection:
     def _method(self, number: int, method: Iterable[int], rest: bytes) -> None:
         major, minor = method
         which = (major, minor)
-        if which in (wire.DELIVER, wire.RETURN):
+        if which in (wire.DELIVER, wire.GET_OK, wire.RETURN):
             self._coming = (number, which, rest)
         elif number:
             channel = self._channels.get(number)
@@ -464,17 +359,9 @@ class Connection:
             [consumer], at = wire.texts(rest, 0, 1)
             tag = struct.unpack_from(">Q", rest, at)[0]
             channel.deliveries.append(Message(tag, body, consumer))
+        elif which == wire.GET_OK:
+            channel.deliveries.append(Message(struct.unpack_from(">Q", rest)[0], body))
+            channel.answers.append(rest)
         else:
             [_, exchange, key], _ = wire.texts(rest, 2, 3)
             channel.returned.append(Message(0, body, "", exchange, key))
-
-
-class Pool(pool.Pool[Connection]):
-    """Connections of one process, for verbs that take a moment. See `celeriac.drivers.pool`.
-
-    With heartbeats the server hangs up on those that are idle for twice as long, and is soon rid of what the process
-    held by one of them when its machine is gone.
-    """
-
-    def __init__(self, address: Address, heartbeat: int) -> None:
-        super().__init__(lambda timeout: Connection(address, timeout, heartbeat), address.pool_limit)

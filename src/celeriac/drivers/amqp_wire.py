@@ -36,11 +36,14 @@ CONSUME: Final = (60, 20)
 CANCEL: Final = (60, 30)
 RETURN: Final = (60, 50)
 DELIVER: Final = (60, 60)
+GET: Final = (60, 70)
+GET_OK: Final = (60, 71)
 ACK: Final = (60, 80)
 NACK: Final = (60, 120)
 CONFIRM_SELECT: Final = (85, 10)
 TX_SELECT: Final = (90, 10)
 TX_COMMIT: Final = (90, 20)
+TX_COMMIT_OK: Final = (90, 21)
 
 PROTOCOL: Final = b"AMQP\0\0\x09\x01"
 HEARTBEAT: Final = b"\x08\0\0\0\0\0\0\xce"

@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from celeriac import clock, plugins
 from celeriac.drivers.names import look_up
 from celeriac.drivers.options import truth
+from celeriac.exceptions import ImproperlyConfigured
 
 if TYPE_CHECKING:
     import ssl
+
+#: Options that name files.
+_FILES: Final = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile")
 
 
 def dial(
@@ -37,9 +41,22 @@ def dial(
 
 
 def tls_context(query: Mapping[str, Any], *, wanted: bool) -> ssl.SSLContext | None:
-    """What `ssl_*` options say, which bear redis-py's names. None: neither the URL's scheme nor `ssl` asks for TLS."""
+    """What `ssl_*` options say, which bear redis-py's names. None: neither the URL's scheme nor `ssl` asks for TLS.
+
+    Raises: ImproperlyConfigured: a file is missing, or is not what it should be.
+    """
     if not wanted and not truth(query, "ssl"):
         return None
+    try:
+        return _context(query)
+    except OSError as exc:
+        named = ", ".join(f"{name}={query[name]}" for name in _FILES if query.get(name))
+        raise ImproperlyConfigured(
+            f"what the URL says of TLS is of no use: {named or 'its options'}: {exc}"
+        ) from exc
+
+
+def _context(query: Mapping[str, Any]) -> ssl.SSLContext:
     # Loaded when it is needed: OpenSSL costs a process that does not use it some 2 MB.
     context: ssl.SSLContext = plugins.load("ssl:create_default_context")(
         cafile=query.get("ssl_ca_certs"), capath=query.get("ssl_ca_path"), cadata=query.get("ssl_ca_data")

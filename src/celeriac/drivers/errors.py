@@ -12,6 +12,17 @@ from celeriac.exceptions import BackendError, BrokerRefused, BrokerUnavailable, 
 _UNTRUSTED: Final = (
     "name the authority that signed it in the URL, ssl_ca_certs=FILE, and the host that it was made for"
 )
+#: What TLS says, where the same would be said to every further try: what to do about it.
+_TLS_ADVICE: Final = {
+    "CERTIFICATE_REQUIRED": "the server wants a certificate of ours: ssl_certfile=FILE and ssl_keyfile=FILE in the URL",
+    "ALERT_HANDSHAKE_FAILURE": "it may want a certificate of ours, ssl_certfile=FILE and ssl_keyfile=FILE in the URL",
+    "ALERT_BAD_CERTIFICATE": "the server does not accept our certificate, ssl_certfile of the URL",
+    "ALERT_UNKNOWN_CA": "the server does not know who signed our certificate, ssl_certfile of the URL",
+    "ALERT_CERTIFICATE_UNKNOWN": "the server does not accept our certificate, ssl_certfile of the URL",
+    "ALERT_CERTIFICATE_EXPIRED": "our certificate, ssl_certfile of the URL, is too old for the server",
+    "ALERT_UNSUPPORTED_CERTIFICATE": "the server does not accept our certificate, ssl_certfile of the URL",
+    "WRONG_VERSION_NUMBER": "no TLS is spoken at that port",
+}
 
 
 class ServerError(Exception):
@@ -35,6 +46,14 @@ class ServerError(Exception):
         return f"{self}: {advice}" if advice else str(self)
 
 
+def _tls_advice(error: Exception) -> str | None:
+    """What to do where TLS fails, and would with every further try. By what its errors have: to load it costs 2 MB."""
+    if getattr(error, "verify_code", 0):
+        return _UNTRUSTED
+    reason = str(getattr(error, "reason", None))
+    return next((advice for word, advice in _TLS_ADVICE.items() if reason.endswith(word)), None)
+
+
 @contextlib.contextmanager
 def _turned(
     away: type[Exception], refused: type[Exception], library: type[Exception], place: str
@@ -46,9 +65,8 @@ def _turned(
         kind = away if exc.passing else refused
         raise kind(f"{place}: {exc.explain()}") from exc
     except (OSError, library) as exc:
-        if getattr(exc, "verify_code", 0):
-            # TLS: the same certificate comes with every further try.
-            raise refused(f"{place}: {exc}: {_UNTRUSTED}") from exc
+        if advice := _tls_advice(exc):
+            raise refused(f"{place}: {exc}: {advice}") from exc
         raise away(f"{place}: {exc or type(exc).__name__}") from exc
 
 
