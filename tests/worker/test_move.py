@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import re
 import subprocess
@@ -12,6 +11,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from harness import WAIT, Site, wait_until
+from tests import rabbitmq
+from tests.processes import bare_environ
 
 from celeriac import brokers, clock, message
 from celeriac.brokers.abilities import Foretells, Movable
@@ -20,6 +21,11 @@ from celeriac.testing.stand import name_of
 
 #: Every kind of broker as the source and as the target of another kind.
 AROUND = [("sqlite", "redis"), ("redis", "postgres"), ("postgres", "sqlite")]
+#: The same of one that cannot tell what is delayed, in a run of its own.
+BLIND = [
+    pytest.param("rabbitmq", "redis", marks=rabbitmq.MARKS),
+    pytest.param("redis", "rabbitmq", marks=rabbitmq.MARKS),
+]
 PAIRS = [(source, target) for source, _ in AROUND for target, _ in AROUND]
 #: `celeriac`, with crates of 10 messages, in a process that ends itself by SIGKILL after so many calls and returns, of
 #: Python or C, since it began to move; then in another one, until one comes to its end. Tells how many were killed.
@@ -71,16 +77,12 @@ def connect() -> Iterator[Callable[[str], brokers.Broker]]:
         broker.close()
 
 
-def environ() -> dict[str, str]:
-    return {name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))}
-
-
 def move(source: str, target: str | None, *argv: str, code: int = 0, program: tuple[str, ...] = ()) -> str:
     """What `celeriac move` prints on both outputs; its exit code must be that."""
     to = () if target is None else ("--to", target)
     done = subprocess.run(
         [sys.executable, *(program or ("-m", "celeriac")), "move", "--from", source, *to, *argv],
-        capture_output=True, text=True, timeout=150, check=False, env=environ(),
+        capture_output=True, text=True, timeout=150, check=False, env=bare_environ(),
     )  # fmt: skip
     told = done.stdout + done.stderr
     assert done.returncode == code, f"exit code {done.returncode}: {told}"
@@ -96,8 +98,9 @@ def named(name: str) -> bytes:
     return message.VERSION + message.new_key() + name.encode()
 
 
-def fill(broker: brokers.Broker, count: int, queue: str = "mail") -> Counter[str]:
-    """So many messages: two thirds ready, with every priority, one delayed of six, and one dead. Their names."""
+def fill(broker: brokers.Broker, count: int, queue: str = "mail", *, delayed: bool = True) -> Counter[str]:
+    """So many messages: two thirds ready, with every priority, one delayed of six if that is said, and one dead. Their
+    names."""
     letters = [Outgoing(queue, named(f"dead-{number}")) for number in range(count // 6)]
     broker.send(letters, WAIT)
     consumer = broker.consumer([queue], "undertaker", lease=60.0, max_deliveries=3)
@@ -105,22 +108,23 @@ def fill(broker: brokers.Broker, count: int, queue: str = "mail") -> Counter[str
         consumer.settle([Settlement(one, Bury("reason", name_of(one.data))) for one in taken])
     consumer.close()
     due_at = clock.now() + 3600
-    delayed = [
+    later = [
         Outgoing(queue, named(f"delayed-{number}"), number % 10, due_at + number)
-        for number in range(count // 6)
+        for number in range(count // 6 if delayed else 0)
     ]
     ready = [
-        Outgoing(queue, named(f"ready-{number}"), number % 10) for number in range(count - 2 * (count // 6))
+        Outgoing(queue, named(f"ready-{number}"), number % 10)
+        for number in range(count - len(letters) - len(later))
     ]
-    broker.send(delayed + ready, WAIT)
-    return Counter(name_of(one.data) for one in (*letters, *delayed, *ready))
+    broker.send(later + ready, WAIT)
+    return Counter(name_of(one.data) for one in (*letters, *later, *ready))
 
 
 def contents(broker: brokers.Broker, queue: str = "mail") -> Counter[str]:
-    """The names of all that is there; what is ready is taken."""
-    assert isinstance(broker, Foretells)
+    """The names of all that is there, as far as the broker can tell; what is ready is taken."""
     found = Counter(letter.detail for letter in broker.dead(queue, limit=100_000))
-    found.update(name_of(data) for _, data in broker.delayed(queue, 100_000))
+    if isinstance(broker, Foretells):
+        found.update(name_of(data) for _, data in broker.delayed(queue, 100_000))
     consumer = broker.consumer([queue], "reader", lease=60.0, max_deliveries=3)
     while taken := consumer.take(500, 0):
         found.update(name_of(one.data) for one in taken)
@@ -145,16 +149,47 @@ def test_everything_is_moved_and_counted_on_both_sides(make_url, connect, source
     assert "Moved 0 messages" in move(here, there)
 
 
+@pytest.mark.parametrize(("source", "target"), BLIND)
+def test_what_can_be_seen_is_moved_from_and_to_rabbitmq(make_url, connect, source, target):
+    here, there = make_url(source), make_url(target)
+    broker, other = connect(here), connect(there)
+    sent = fill(broker, 240, delayed=False)
+    told = move(here, there)
+    assert "Moved 240 messages (200 ready, 0 scheduled, 40 dead) from " in told
+    assert re.search(r"which has 0 now, to .*, which has 240\.$", told, re.MULTILINE)
+    assert ("stays there until it is due" in told) == (source == "rabbitmq")
+    assert contents(other) == sent
+    assert "Moved 0 messages" in move(here, there)
+
+
+@pytest.mark.rabbitmq
+@pytest.mark.xdist_group("rabbitmq")
+def test_what_is_scheduled_at_rabbitmq_is_moved_when_it_is_due(make_url, connect):
+    here, there = make_url("rabbitmq"), make_url("sqlite")
+    broker, other = connect(here), connect(there)
+    due_at = clock.now() + 2.0
+    broker.send([Outgoing("mail", named("now")), Outgoing("mail", named("later"), 5, due_at)], WAIT)
+    moved: Counter[str] = Counter()
+
+    def is_moved() -> bool:
+        move(here, there)
+        moved.update(contents(other))
+        return moved == Counter(["now", "later"])
+
+    wait_until(is_moved)
+    assert clock.now() >= due_at
+
+
 @pytest.mark.timeout(200)
-@pytest.mark.parametrize(("source", "target"), AROUND)
+@pytest.mark.parametrize(("source", "target"), [*AROUND, *BLIND])
 def test_killed_anywhere_and_run_again_it_moves_each_message_once(make_url, connect, source, target):
     here, there = make_url(source), make_url(target)
     broker, other = connect(here), connect(there)
-    sent = fill(broker, 240)
+    sent = fill(broker, 240, delayed="rabbitmq" not in (source, target))
     seed = random.randrange(10**6)
     done = subprocess.run(
         [sys.executable, "-c", DYING, str(seed), here, there],
-        capture_output=True, text=True, timeout=150, check=False, env=environ(),
+        capture_output=True, text=True, timeout=150, check=False, env=bare_environ(),
     )  # fmt: skip
     assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
     kills = int(last(done.stdout))
@@ -206,7 +241,7 @@ def test_what_is_on_its_way_is_told_and_another_target_refused(make_url, connect
     assert connect(elsewhere).queues() == []
     queues = subprocess.run(
         [sys.executable, "-m", "celeriac", "-b", here, "queues"],
-        capture_output=True, text=True, timeout=150, check=True, env=environ(),
+        capture_output=True, text=True, timeout=150, check=True, env=bare_environ(),
     )  # fmt: skip
     assert "1 message of mail are on their way to " in queues.stderr
     assert crate is not None

@@ -20,7 +20,7 @@ from typing import Any, Final
 import msgspec
 
 from celeriac import brokers, urls, wire
-from celeriac.brokers.abilities import Crate, Movable
+from celeriac.brokers.abilities import Crate, Movable, Searchable
 from celeriac.brokers.contract import QueueStats
 from celeriac.cli import parsing, show
 from celeriac.cli.opening import open_app, open_broker
@@ -159,6 +159,12 @@ def _tell(source: Any, target: Any, moved: dict[str, _Moved], args: argparse.Nam
         print(
             f"Left at {source.place}: {show.count(waiting, 'message')} sent or given back meanwhile, and {running:,} "
             "that run. Run this again when they have ended.",
+            file=sys.stderr,
+        )
+    if not isinstance(source, Searchable):
+        print(
+            f"What is scheduled at {source.place} cannot be looked at, and stays there until it is due. Leave a worker "
+            "there, or run this again then.",
             file=sys.stderr,
         )
     if not args.quiet:
