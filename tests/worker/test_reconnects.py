@@ -58,6 +58,30 @@ def test_a_postgresql_server_that_restarts_loses_no_task(
     site.close()
 
 
+def test_a_crash_of_a_postgresql_server_loses_transient_tasks_alone(
+    private_postgres: PrivatePostgres, tmp_path: Path
+):
+    site = Site(tmp_path, private_postgres.url)
+    worker = site.worker("-c", "1", worker_lease=3.0)
+    running = site.call("holds", "gate", delivery_mode="transient")
+    site.wait_note(running, "start")
+    durable = [site.send("plain", n) for n in range(20)]
+    lost = [site.call("plain", n, delivery_mode="transient") for n in range(20)]
+    private_postgres.kill()
+    worker.wait_log("Cannot connect to")
+    private_postgres.start()
+    site.open("gate")
+    site.wait_empty()
+    site.call("plain", 1, delivery_mode="transient")
+    wait_until(lambda: len(site.notes(what="plain")) == len(durable) + 1, site.told)
+    ran = {note["id"] for note in site.notes(what="plain")}
+    assert ran >= {result.id for result in durable}
+    assert not ran & {result.id for result in lost}
+    assert len(site.notes(running, "start")) == 1
+    assert site.stats().dead == 0 and worker.stop() == 0
+    site.close()
+
+
 def survives_a_restart(fragile: Site, end: Callable[[], None], start: Callable[[], None]) -> None:
     """Nothing is lost, and nothing runs twice, when the server ends while a worker runs."""
     results = [fragile.send("plain", n) for n in range(300)]

@@ -25,6 +25,25 @@ T = TypeVar("T")
 PATIENCE: Final = 0.02
 FULL: Final = 256
 _LONGEST_PAUSE: Final = 2.0
+#: What stays away is told of so often (seconds), not at every try.
+_TELL_EVERY: Final = 30.0
+
+
+class _Tries:
+    """Tries of one thing, again and again."""
+
+    def __init__(self) -> None:
+        self.failed = 0
+        self._tell_at = 0.0
+
+    def pause(self, place: str, error: Exception) -> None:
+        """One has failed: tell of it, if it is time to, and wait before the next one."""
+        seconds = clock.backoff(self.failed, 0.05, _LONGEST_PAUSE, jitter=True)
+        if clock.monotonic() >= self._tell_at:
+            self._tell_at = clock.monotonic() + _TELL_EVERY
+            BUS.emit(BrokerLost(place, str(error), seconds))
+        self.failed += 1
+        clock.sleep(seconds)
 
 
 class Settler:
@@ -99,7 +118,7 @@ class Settler:
     def _send(self, batch: list[Settlement]) -> list[Delivery]:
         """Until it is done. Which were refused; after a try whose fate is unknown that says nothing: it may have been
         done."""
-        attempt, lost_at, place = 0, 0.0, self._place
+        tries, lost_at, place = _Tries(), 0.0, self._place
         while True:
             try:
                 refused = self._send_once(batch)
@@ -108,13 +127,9 @@ class Settler:
                 if isinstance(exc, BrokerRefused):
                     batch = batch[exc.settled :]
                 lost_at = lost_at or clock.monotonic()
-                pause = clock.backoff(attempt, 0.05, _LONGEST_PAUSE, jitter=True)
                 place = self._note_lack(lost_at, is_broker=isinstance(exc, OperationalError))
-                if attempt == 0 or pause > 1.0:
-                    BUS.emit(BrokerLost(place, str(exc), pause))
-                attempt += 1
-                clock.sleep(pause)
-        if attempt:
+                tries.pause(place, exc)
+        if tries.failed:
             self._board.lack(Lack.SETTLING, 0.0)
             self._board.lack(Lack.STORING, 0.0)
             BUS.emit(BrokerBack(place, clock.monotonic() - lost_at))
@@ -133,16 +148,12 @@ class Settler:
 
     def patiently(self, ask: Callable[[], T]) -> T:
         """What `ask` answers, as soon as the result store can."""
-        attempt = 0
+        tries = _Tries()
         while True:
             try:
                 return ask()
             except (OperationalError, BackendError) as exc:
-                pause = clock.backoff(attempt, 0.05, _LONGEST_PAUSE, jitter=True)
-                if attempt == 0 or pause > 1.0:
-                    BUS.emit(BrokerLost(self._store.place if self._store else self._place, str(exc), pause))
-                attempt += 1
-                clock.sleep(pause)
+                tries.pause(self._store.place if self._store else self._place, exc)
 
     def _send_once(self, batch: list[Settlement]) -> list[Delivery]:
         store = self._store
