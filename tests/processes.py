@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
+
+
+def bare_environ(**more: str) -> dict[str, str]:
+    """The environment of a process to start, without settings that a developer has made."""
+    bare = {name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))}
+    return bare | more
 
 
 def is_running(pid: int) -> bool:
@@ -21,6 +28,15 @@ def offspring(pid: int) -> list[int]:
         with contextlib.suppress(OSError):
             found += [int(child) for child in listing.read_text().split()]
     return sorted(child for child in found if is_running(child))
+
+
+def seconds_used(pid: int) -> float:
+    """The processor time that it has taken; none of one that has ended."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def templates(supervisor: int) -> list[int]:

@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from celeriac import message, stored
 from celeriac.app import Celeriac
@@ -46,11 +47,16 @@ class Options:
 
 def run(options: Options, folder: Path) -> Verdict:
     """Everything, from the first worker's start to the verdict."""
-    settings = dict(SETTINGS)
+    settings: dict[str, Any] = dict(SETTINGS)
     if options.broker == "redis":
         settings["broker_transport_options"] = {"socket_timeout": SOCKET_TIMEOUT}
     elif options.broker == "postgres":
         settings["broker_transport_options"] = {"timeout": SOCKET_TIMEOUT}
+    elif options.broker == "rabbitmq":
+        settings["broker_transport_options"] = {"timeout": SOCKET_TIMEOUT, "heartbeat": 1}
+        settings["result_backend"] = f"sqlite:///{folder}/results.sqlite"
+        # A file has the clock of who writes, and one of these is wrong.
+        settings["result_expires"] = None
     calls = load.plan(options.seed, options.tasks, options.seconds)
     faults = hand.plan(options.seed, options.seconds, options.kills, options.restarts, LEASE)
     if options.broker == "sqlite":
@@ -70,11 +76,17 @@ def run(options: Options, folder: Path) -> Verdict:
                 site.stop()
                 story = Story(
                     sent, read_runs(folder), breaker.deeds, read_ends(app, sent), read_letters(app),
-                    Terms(LEASE, MAX_DELIVERIES, SHUTDOWN_TIMEOUT, load.EARLY, load.DEADLY), site.troubles,
+                    terms(options.broker), site.troubles,
                 )  # fmt: skip
         finally:
             site.close()
     return account.judge(story)
+
+
+def terms(broker: str) -> Terms:
+    """What was promised on that broker."""
+    doubles = broker == "rabbitmq"
+    return Terms(LEASE, MAX_DELIVERIES, SHUTDOWN_TIMEOUT, load.EARLY, load.DEADLY, doubles)
 
 
 def send(app: Celeriac, calls: list[load.Call]) -> list[Sent]:
@@ -102,11 +114,11 @@ def drain(app: Celeriac, site: Site, seconds: float) -> None:
     until = time.monotonic() + seconds
     while True:
         site.revive()
-        stats = [app.broker.stats(queue) for queue in load.QUEUES]
-        if not any(one.ready or one.delayed or one.running for one in stats):
+        busy = site.busy(app)
+        if not busy:
             return
         if time.monotonic() > until:
-            site.troubles += [f"not empty after {seconds:g} s: {one}" for one in stats]
+            site.troubles += [f"not empty after {seconds:g} s: {one}" for one in busy]
             return
         time.sleep(0.1)
 
@@ -161,7 +173,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--tasks", type=int, default=None)
     parser.add_argument("--kills", type=int, default=None)
     parser.add_argument("--restarts", type=int, default=None, help="of the server")
-    parser.add_argument("--broker", choices=("redis", "sqlite", "postgres"), default="redis")
+    parser.add_argument("--broker", choices=("redis", "sqlite", "postgres", "rabbitmq"), default="redis")
     parser.add_argument("--folder", type=Path, default=None, help="keep diaries and logs here")
     given = parser.parse_args(arguments)
     seconds = given.minutes * 60

@@ -8,7 +8,9 @@ A second run of a task must have a reason that is no fault of ours:
 - its process died between the two runs;
 - its worker was cut off from the broker for so long that the lease may have ended: its supervisor dead or
   stopped, its network down. The server's absence alone is no reason, nor is the death of a template, nor a clock;
-- its worker was told to stop, and it ran longer than a stop waits; or the worker was told so twice.
+- its worker was told to stop, and it ran longer than a stop waits; or the worker was told so twice;
+- RabbitMQ was killed, which may leave a message in both of the queues between which it was moving it;
+- RabbitMQ was away from its sender, who repeated the send, of which RabbitMQ cannot know.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from dataclasses import dataclass, field
 _SLACK = 2.0
 #: A death is noted a moment before it comes; other threads of the process may begin a run meanwhile.
 _NOTICE = 0.1
+#: A send that took so many seconds may have been tried twice.
+_LONG_SEND = 0.5
+_SENT_AGAIN = "it was sent again"
 TERMINAL = frozenset({"SUCCESS", "FAILURE", "REVOKED"})
 
 
@@ -85,6 +90,8 @@ class Terms:
     shutdown_timeout: float
     early: frozenset[str] = frozenset()
     deadly: frozenset[str] = frozenset()
+    #: Whether a message may be doubled: by a server that is killed as it moves it, by a send that is repeated.
+    doubles: bool = False
 
 
 @dataclass
@@ -157,7 +164,7 @@ class _Book:
         for run in story.runs:
             self.runs[run.id].append(run)
         for runs in self.runs.values():
-            runs.sort(key=lambda run: run.fence)
+            runs.sort(key=lambda run: run.begin)
         self.sent = {sent.id: sent for sent in story.sent}
         self._deaths: dict[int, list[float]] = defaultdict(list)
         for deed in story.deeds:
@@ -183,6 +190,11 @@ class _Book:
         ]
         self.reasons.update(reason or "none" for _, _, reason in self.pairs)
 
+    def is_near(self, deed: Deed, run: Run) -> bool:
+        """Whether it may have to do with that run: for whoever looks for the reason."""
+        lately = deed.since <= run.begin + 1.0 and deed.until >= run.begin - 3 * self.terms.lease
+        return lately and deed.since >= run.begin - 60.0 and deed.worker in ("", "sender", run.worker)
+
     def reason(self, first: Run, second: Run) -> str | None:
         """Why there was a second run; None: there is no reason."""
         if any(first.begin - _NOTICE <= at <= second.begin for at in self._deaths[first.pid]):
@@ -193,7 +205,31 @@ class _Book:
         # Told a second time, it waits no longer.
         if stops and (len(stops) > 1 or second.begin - stops[0] >= self.terms.shutdown_timeout - 0.2):
             return "its worker was told to stop"
+        if self.terms.doubles and second.crashes <= first.crashes:  # it is no delivery again
+            if self._was_repeated(first):
+                return _SENT_AGAIN
+            if self._was_doubled(first, second):
+                return "the server was killed as it moved it"
         return None
+
+    def _was_doubled(self, first: Run, second: Run) -> bool:
+        """Whether the server was killed between its sending and its second run."""
+        sent = self.sent.get(first.id)
+        return any(
+            deed.how == "KILL" and (sent is None or sent.since <= deed.since) and deed.since <= second.begin
+            for deed in self._server
+        )
+
+    def _was_repeated(self, run: Run) -> bool:
+        """Whether the server was away from the sender while he sent it, or let him wait."""
+        sent = self.sent.get(run.id)
+        return sent is not None and (
+            sent.until - sent.since > _LONG_SEND
+            or any(
+                deed.since <= sent.until and sent.since <= deed.until
+                for deed in [*self._server, *self._cuts["sender"]]
+            )
+        )
 
     def _was_cut_off(self, first: Run, at: float) -> bool:
         """Whether the lease of a run may have ended by then: nobody could have renewed it for half its length."""
@@ -252,11 +288,11 @@ def wrong_results(book: _Book) -> list[str]:
 
 
 def early_twice(book: _Book) -> list[str]:
-    """Early-acknowledged tasks that began more than once."""
+    """Early-acknowledged tasks that began more than once, unless they were sent more than once."""
     return [
-        _tell(book, sent.id)
-        for sent in book.story.sent
-        if sent.kind in book.terms.early and len(book.runs[sent.id]) > 1
+        _tell(book, first.id)
+        for first, _, reason in book.pairs
+        if reason != _SENT_AGAIN and first.id in book.sent and book.sent[first.id].kind in book.terms.early
     ]
 
 
@@ -301,7 +337,12 @@ def _tell(book: _Book, task_id: str, more: str = "") -> str:
         f"{f' end {run.end:.3f}' if run.end else ''}{f' died {run.death:.3f}' if run.death else ''}"
         for run in book.runs.get(task_id, ())
     )
-    return f"{what}: {when}; {runs or 'no run'}"
+    near = ", ".join(
+        f"{deed.target} {deed.how} {deed.worker} {deed.pid} {deed.since:.3f} to {deed.until:.3f}"
+        for deed in book.story.deeds
+        if any(book.is_near(deed, run) for run in book.runs.get(task_id, ()))
+    )
+    return f"{what}: {when}; {runs or 'no run'}; {near or 'nothing was done to them'}"
 
 
 def table(book: _Book) -> str:

@@ -15,10 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from celeriac.app import Celeriac
 from tests import processes
 from tests.chaos import load
 from tests.chaos.proxy import Network, Proxy
 from tests.postgres import PrivatePostgres
+from tests.private_rabbitmq import PrivateRabbit
 from tests.processes import is_running
 from tests.servers import PrivateRedis
 
@@ -65,14 +67,14 @@ class Worker:
 
 
 class Site:
-    """Everything that runs. `server` and `ways` are there with Redis and PostgreSQL only."""
+    """Everything that runs. `server` and `ways` are not there with SQLite."""
 
     def __init__(self, folder: Path, broker: str, settings: dict[str, Any], network: Network) -> None:
         self.folder = folder
         self.settings = settings
         self.troubles: list[str] = []
         self.workers: list[Worker] = []
-        self.server: PrivateRedis | PrivatePostgres | None = None
+        self.server: PrivateRedis | PrivatePostgres | PrivateRabbit | None = None
         self.ways: dict[str, Proxy] = {}
         self._number = 0
         self._sessions: list[int] = []
@@ -83,6 +85,9 @@ class Site:
             self.server = PrivateRedis(folder / "redis", appendonly=True)
         elif broker == "postgres":
             self.server = PrivatePostgres()
+        elif broker == "rabbitmq":
+            (folder / "rabbitmq").mkdir()
+            self.server = PrivateRabbit(folder / "rabbitmq")
         if self.server is not None:
             self.ways = {role: network.proxy(self.server.port) for role in [*ROLES, "sender"]}
         # What crashes here by right leaves no core.
@@ -111,6 +116,15 @@ class Site:
                 if code not in (0, -signal.SIGKILL) and not is_unborn:
                     self.troubles.append(f"{worker.name} ended with {code}: {self._log(worker)[-400:]}")
                 self.workers[place] = self._start(worker.role)
+
+    def busy(self, app: Celeriac) -> list[str]:
+        """What waits or runs, in words; none where nothing does."""
+        if isinstance(self.server, PrivateRabbit):
+            # Its broker cannot tell what is delayed or held.
+            work = self.server.work()
+            return [] if work.is_done else [f"{work}"]
+        stats = [app.broker.stats(queue) for queue in load.QUEUES]
+        return [f"{one}" for one in stats if one.ready or one.delayed or one.running]
 
     def set_clock(self, offset: float) -> None:
         """By how many seconds the wall clock of the worker `WRONG_CLOCK` is wrong."""
@@ -153,9 +167,7 @@ class Site:
     def _start(self, role: str) -> Worker:
         self._number += 1
         name = f"{role}-{self._number}"
-        environ = {
-            key: text for key, text in os.environ.items() if not key.startswith(("CELERIAC_", "CELERY_"))
-        }
+        environ = processes.bare_environ()
         path = [str(ROOT), *([os.environ["PYTHONPATH"]] if os.environ.get("PYTHONPATH") else [])]
         if role == WRONG_CLOCK:
             path.insert(0, str(ROOT / "tests/worker/jumping_clock"))

@@ -15,10 +15,12 @@ ALWAYS = float("inf")
 
 
 def tell(*runs: Run, kind: str = "short", state: str | None = "SUCCESS", deeds: tuple[Deed, ...] = (),
-         letter: Letter | None = None, sure: bool = True) -> Verdict:  # fmt: skip
+         letter: Letter | None = None, sure: bool = True, doubles: bool = False) -> Verdict:  # fmt: skip
     ends = {} if state is None else {"a": (state, 1)}
     sent = [Sent("a", kind, 0.9, 0.95, sure, None, 1)]
-    return judge(Story(sent, runs, deeds, ends, {"a": letter} if letter else {}, TERMS))
+    return judge(
+        Story(sent, runs, deeds, ends, {"a": letter} if letter else {}, replace(TERMS, doubles=doubles))
+    )
 
 
 def test_one_run_with_its_result_is_good() -> None:
@@ -94,6 +96,33 @@ def test_a_second_stop_explains_a_duplicate_at_once_and_a_first_one_does_not() -
     assert tell(FIRST, AGAIN, deeds=tuple(stops[:2])).is_good
     for told in (stops[:1], stops[1:]):
         assert list(tell(FIRST, AGAIN, deeds=tuple(told)).broken) == ["a duplicate without a reason"]
+
+
+def test_a_killed_server_explains_a_duplicate_where_it_may_double_what_it_moves() -> None:
+    kill, again = Deed("server", "KILL", "", 0, 1.1, 5.0), replace(AGAIN, crashes=FIRST.crashes)
+    assert tell(FIRST, again, deeds=(kill,), doubles=True).is_good
+    for deed in (
+        replace(kill, how="TERM"),
+        replace(kill, since=0.5, until=0.8),
+        replace(kill, since=again.begin + 1),
+    ):
+        assert list(tell(FIRST, again, deeds=(deed,), doubles=True).broken) == [
+            "a duplicate without a reason"
+        ]
+    assert not tell(FIRST, again, deeds=(kill,)).is_good
+    assert not tell(FIRST, replace(again, crashes=FIRST.crashes + 1), deeds=(kill,), doubles=True).is_good
+
+
+def test_a_send_that_was_repeated_explains_a_duplicate_where_the_server_cannot_know_it() -> None:
+    again = replace(AGAIN, crashes=FIRST.crashes)
+    cut = Deed("network", "cut", "sender", 0, 0.92, 0.93)
+    for deed in (cut, Deed("server", "TERM", "", 0, 0.92, 0.93)):
+        assert tell(FIRST, again, deeds=(deed,), doubles=True).is_good
+        assert tell(FIRST, again, kind="early", deeds=(deed,), doubles=True).is_good
+        assert not tell(FIRST, again, deeds=(deed,)).is_good
+        assert not tell(FIRST, AGAIN, deeds=(deed,), doubles=True).is_good
+    for deed in (replace(cut, since=0.96), replace(cut, since=0.8, until=0.85), replace(cut, worker="w1")):
+        assert not tell(FIRST, again, deeds=(deed,), doubles=True).is_good
 
 
 def test_a_run_beside_another_whose_lease_is_valid_is_told() -> None:

@@ -31,3 +31,11 @@ def test_nothing_is_lost_or_doubled_on_postgresql(tmp_path: Path) -> None:
     options = Options(seconds=15.0, seed=1, tasks=1800, kills=27, restarts=2, broker="postgres", drain=60.0)
     verdict = chaos.run(options, tmp_path)
     assert verdict.is_good, chaos.report(options, verdict, options.seconds)
+
+
+@pytest.mark.private_rabbitmq
+@pytest.mark.timeout(400)
+def test_nothing_is_lost_or_doubled_on_rabbitmq(tmp_path: Path) -> None:
+    options = Options(seconds=15.0, seed=1, tasks=900, kills=24, restarts=2, broker="rabbitmq", drain=90.0)
+    verdict = chaos.run(options, tmp_path)
+    assert verdict.is_good, chaos.report(options, verdict, options.seconds)

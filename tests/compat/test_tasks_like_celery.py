@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests import processes
 
 from celeriac import states
 from celeriac.exceptions import Reject, TaskRevokedError
@@ -24,10 +24,7 @@ WAIT = 30.0
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The application, with a worker of two children that takes what this module sends."""
     folder = tmp_path_factory.mktemp("shop")
-    environ = {
-        name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))
-    }
-    environ |= {"SHOP_BROKER": f"sqlite:///{folder}/shop.sqlite", "PYTHONPATH": str(HERE)}
+    environ = processes.bare_environ(SHOP_BROKER=f"sqlite:///{folder}/shop.sqlite", PYTHONPATH=str(HERE))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("SHOP_BROKER", environ["SHOP_BROKER"])
         patched.syspath_prepend(str(HERE))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import servers
+from tests import processes, servers
 
 from celeriac import chain, chord, group, signals, signature
 from celeriac.exceptions import Ignore, QueueNotFound, TaskRevokedError, TimeoutError
@@ -31,10 +30,7 @@ def guide(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     else:
         server, prefix = request.getfixturevalue("redis_server"), request.getfixturevalue("redis_prefix")
         url = servers.with_prefix(server, f"{prefix}-guide:")
-    environ = {
-        name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))
-    }
-    environ |= {"GUIDE_BROKER": url, "PYTHONPATH": str(HERE)}
+    environ = processes.bare_environ(GUIDE_BROKER=url, PYTHONPATH=str(HERE))
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("GUIDE_BROKER", url)
         patched.syspath_prepend(str(HERE))

@@ -92,9 +92,7 @@ class Soak:
             self.processes += [Process(name, "child", pid) for pid in children]
 
     def _start(self, name: str, given: tuple[str, ...]) -> subprocess.Popen[bytes]:
-        environ = {
-            key: text for key, text in os.environ.items() if not key.startswith(("CELERIAC_", "CELERY_"))
-        }
+        environ = processes.bare_environ()
         path = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         environ |= {
             "PYTHONPATH": os.pathsep.join(path), load.BROKER_VARIABLE: self.url,

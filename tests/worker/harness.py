@@ -96,9 +96,9 @@ class Site:
         return self.broker.stats(queue)
 
     def is_empty(self, queue: str = "celery") -> bool:
-        """Whether nothing waits or runs."""
+        """Whether nothing waits or runs; of a broker that cannot tell of both, whether nothing is ready."""
         stats = self.stats(queue)
-        return (stats.ready, stats.delayed, stats.running) == (0, 0, 0)
+        return not (stats.ready or stats.delayed or stats.running)
 
     def is_held_up(self) -> bool:
         """Whether somebody is in the middle of a write to the broker's database."""
@@ -173,9 +173,7 @@ class Worker:
         self.site = site
         self.number = number
         self.log_path = site.folder / f"worker-{number}.log"
-        environ = {
-            name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))
-        }
+        environ = processes.bare_environ()
         environ |= {
             "PYTHONPATH": python_path(), "WORKLOAD_FOLDER": str(site.folder),
             "WORKLOAD_BROKER": site.url, "WORKLOAD_SETTINGS": json.dumps({**site.settings, **settings}),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from examples.census.summary import summarise
 from examples.census.tasks import count
+from tests.processes import bare_environ
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 150
@@ -20,17 +21,11 @@ LIMIT = 150
 def census(*flags: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run it to its end; what it printed must show that it went well."""
     done = subprocess.run(
-        [sys.executable, "-m", "examples.census", *flags], env=clean(**environ), cwd=ROOT, check=False,
+        [sys.executable, "-m", "examples.census", *flags], env=bare_environ(**environ), cwd=ROOT, check=False,
         capture_output=True, text=True, timeout=50,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done
-
-
-def clean(**environ: str) -> dict[str, str]:
-    """The environment, without settings that a developer has made."""
-    kept = {name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))}
-    return kept | environ
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +66,7 @@ def test_the_file_that_does_not_parse_is_a_failed_task_with_its_traceback() -> N
 
 def test_the_demo_fails_when_its_worker_dies() -> None:
     demo = subprocess.Popen(
-        [sys.executable, "-m", "examples.census"], env=clean(), cwd=ROOT, text=True,
+        [sys.executable, "-m", "examples.census"], env=bare_environ(), cwd=ROOT, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     with demo:
@@ -84,7 +79,7 @@ def test_the_demo_fails_when_its_worker_dies() -> None:
 
 
 def test_a_worker_from_another_terminal_does_the_same(plain_tables: str, tmp_path: Path) -> None:
-    environ = clean(CELERIAC_BROKER_URL=f"sqlite:///{tmp_path}/by-hand.sqlite")
+    environ = bare_environ(CELERIAC_BROKER_URL=f"sqlite:///{tmp_path}/by-hand.sqlite")
     program = [sys.executable, "-m", "celeriac", "-A", "examples.census.tasks", "worker", "-c", "2"]
     log = tmp_path / "log"
     with log.open("wb") as output:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import postgres
+from tests import postgres, processes
 
 from celeriac import brokers, message, results, states, stored
 from celeriac.brokers.contract import Broker, Bury, Outgoing, Record, Settlement
@@ -51,10 +50,7 @@ class Shop:
 
     @staticmethod
     def environ() -> dict[str, str]:
-        bare = {
-            name: text for name, text in os.environ.items() if not name.startswith(("CELERIAC_", "CELERY_"))
-        }
-        return bare | {"NO_COLOR": "1"}
+        return processes.bare_environ(NO_COLOR="1")
 
     def send(
         self, task: str = "proj.add", queue: str = "mail", of_message: Any = None, **options: float

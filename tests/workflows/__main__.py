@@ -132,7 +132,7 @@ def run(options: Options, folder: Path) -> list[str]:
 
 
 def _start(folder: Path, url: str, number: int, flags: Sequence[str]) -> subprocess.Popen[bytes]:
-    environ = {key: text for key, text in os.environ.items() if not key.startswith(("CELERIAC_", "CELERY_"))} | {
+    environ = processes.bare_environ() | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
         load.FOLDER_VARIABLE: str(folder), load.BROKER_VARIABLE: url, load.SETTINGS_VARIABLE: json.dumps(SETTINGS),
     }  # fmt: skip
