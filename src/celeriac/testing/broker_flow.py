@@ -121,7 +121,8 @@ class Flow:
         laps = [timed(lambda name=str(i): ask(name)) for i in range(rounds)]  # type: ignore[misc]
         future.result(PATIENCE)
         assert [got for got, _ in laps] == [[str(i)] for i in range(rounds)]
-        assert sorted(seconds for _, seconds in laps)[rounds // 2] < 0.5
+        # Each lap has two takes; one that nothing wakes looks again after two seconds, a second behind a pooler.
+        assert sorted(seconds for _, seconds in laps)[rounds // 2] < 1.5
 
     def test_a_waiting_take_is_woken_by_a_send_from_its_own_connection(self, stand: Stand) -> None:
         taken, seconds = stand.while_taking(stand.consumer(), lambda: stand.send("a"))
