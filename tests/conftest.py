@@ -169,6 +169,22 @@ def rabbitmq_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Privat
     server.close()
 
 
+@pytest.fixture
+def make_private_rabbit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], PrivateRabbit]]:
+    """Starts RabbitMQ servers that a test may do anything to."""
+    made: list[PrivateRabbit] = []
+
+    def make() -> PrivateRabbit:
+        if rabbitmq.program() is None:
+            _miss(rabbitmq.MISSING)
+        made.append(PrivateRabbit(tmp_path_factory.mktemp("private-rabbitmq")))
+        return made[-1]
+
+    yield make
+    for server in made:
+        server.close()
+
+
 @pytest.fixture(scope="session")
 def rabbitmq_host(request: pytest.FixtureRequest) -> Iterator[str]:
     """The URL of a virtual host of a RabbitMQ server: make queues under a prefix only, see `rabbitmq_place`."""

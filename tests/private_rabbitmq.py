@@ -56,9 +56,9 @@ _COUNTED = re.compile(r'\{"([^"]*)",\s*(-?\d+)\}')
 _NAME = re.compile(r'"([^"]*)"')
 _CLIENT = re.compile(r"\{(\d+),\s*(\d+)\}")
 #: What follows the name of a queue in that of one of its parts.
-_PART = re.compile(r"~(first|[1-9])$")
+_PART = re.compile(r"~(first|crate|[1-9])$")
 #: What RabbitMQ's queues of other things than work end with.
-KEPT = ("~dead", "~queues", "~leases", "~bans", "~revoked")
+KEPT = ("~dead", "~queues", "~leases", "~bans", "~revoked", "~arrived")
 
 
 class Work(NamedTuple):
@@ -235,7 +235,9 @@ class PrivateRabbit:
                 work = work._replace(held=work.held + count)
             elif not name.endswith(KEPT):
                 queue = _PART.sub("", name.removeprefix(PREFIX))
-                work.ready[queue] = work.ready.get(queue, 0) + count
+                # The label of a crate stays when all has been moved.
+                label = int(count > 0 and name.endswith("~crate"))
+                work.ready[queue] = work.ready.get(queue, 0) + count - label
         return work
 
     def is_seized(self, host: str = "/") -> bool:

@@ -10,26 +10,29 @@ from typing import Any
 import pytest
 from harness import WAIT, Site, wait_until
 from tests.postgres import PrivatePostgres
+from tests.private_rabbitmq import PrivateRabbit
 from tests.servers import PrivateRedis
 
 from celeriac import Celeriac, brokers
 from celeriac.async_result import AsyncResult
 from celeriac.brokers.contract import Broker
 
-Server = PrivateRedis | PrivatePostgres
+Server = PrivateRedis | PrivatePostgres | PrivateRabbit
 Two = tuple[Site, Server, Server]
 #: A worker looks what has come to the other brokers three times in a lease.
 SOON: dict[str, Any] = {"worker_lease": 3.0, "broker_failover_after": 0.5}
 
 
-@pytest.fixture(params=["redis", "postgres"])
-def server(
-    request: pytest.FixtureRequest, make_private_redis: Callable[..., PrivateRedis],
-    make_private_postgres: Callable[[], PrivatePostgres],
-) -> Callable[[], Server]:  # fmt: skip
+@pytest.fixture(
+    params=["redis", "postgres", pytest.param("rabbitmq", marks=pytest.mark.private_rabbitmq)],
+)
+def server(request: pytest.FixtureRequest) -> Callable[[], Server]:
     """Starts servers of one kind, which remember what they have confirmed."""
-    return (
-        make_private_postgres if request.param == "postgres" else lambda: make_private_redis(appendonly=True)
+    if request.param == "redis":
+        make: Callable[..., PrivateRedis] = request.getfixturevalue("make_private_redis")
+        return lambda: make(appendonly=True)
+    return request.getfixturevalue(
+        "make_private_rabbit" if request.param == "rabbitmq" else "make_private_postgres"
     )
 
 
@@ -49,14 +52,22 @@ def has_run(site: Site, results: list[AsyncResult]) -> bool:
     return {note["id"] for note in site.notes(what="plain")} >= {result.id for result in results}
 
 
-def is_empty(server: Server) -> bool:
-    """Whether nothing is left at this broker."""
+def kept(server: Server) -> tuple[int, int, int, int]:
+    """How many messages wait there, are delayed, run, and are dead."""
+    if isinstance(server, PrivateRabbit):
+        work = server.work()
+        return sum(work.ready.values()), work.delayed, work.held, 0
     broker = brokers.connect(server.url)
     try:
         stats = broker.stats("celery")
-        return (stats.ready, stats.delayed, stats.running, stats.dead) == (0, 0, 0, 0)
+        return stats.ready, stats.delayed or 0, stats.running or 0, stats.dead
     finally:
         broker.close()
+
+
+def is_empty(server: Server) -> bool:
+    """Whether nothing is left at this broker."""
+    return not any(kept(server))
 
 
 def place(server: Server) -> str:
@@ -89,17 +100,22 @@ def test_workers_and_senders_go_to_the_next_broker_and_return(two: Two, flags: t
     wait_until(lambda: has_run(site, before), site.told)
     # They ended while their broker was away, and kept their ends until then.
     assert all(result.get(timeout=WAIT) is not None for result in (held, once))
-    worker.wait_log(f"1 messages moved from {place(second)} to {place(first)}")
-    wait_until(lambda: is_empty(second), site.told)
-    there = brokers.connect(first.url)
-    wait_until(lambda: there.stats("celery").running == 0, site.told)
-    assert (there.stats("celery").ready, there.stats("celery").delayed) == (0, 1)
+    if isinstance(first, PrivateRabbit):
+        # What is scheduled there is moved when it is due.
+        wait_until(lambda: (kept(first), kept(second)) == ((0, 0, 0, 0), (0, 1, 0, 0)), site.told)
+    else:
+        worker.wait_log(f"1 messages moved from {place(second)} to {place(first)}")
+        wait_until(lambda: (kept(first), kept(second)) == ((0, 1, 0, 0), (0, 0, 0, 0)), site.told)
     assert site.notes(later) == []
     times = Counter(note["id"] for note in site.notes(what="plain"))
+    if isinstance(first, PrivateRabbit):
+        # What a killed server was moving may be in both places afterwards: docs/guarantees.md#rabbitmq.
+        moved = [result.id for result in before if times[result.id] == 2]
+        assert len(moved) <= 2
+        times.subtract(moved)
     assert times == dict.fromkeys((result.id for result in before + during + more), 1)
     assert [len(site.notes(result, "start")) for result in (held, once)] == [1, 1]
     assert worker.stop() == 0
-    there.close()
 
 
 def test_what_comes_to_another_broker_is_moved_to_where_workers_take(two: Two):
@@ -109,7 +125,7 @@ def test_what_comes_to_another_broker_is_moved_to_where_workers_take(two: Two):
         sent = [other.send_task("workload.plain", [number]) for number in range(20)]
         sent.append(other.send_task("workload.plain", ["soon"], countdown=0.5))
         wait_until(lambda: has_run(site, sent), site.told)
-        assert is_empty(second)
+        wait_until(lambda: is_empty(second), site.told)
     wait_until(lambda: is_empty(first), site.told)
     assert len(site.notes(what="plain")) == 21
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,10 +22,8 @@ KILLS = 4
 
 
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[PrivateRabbit]:
-    (tmp_path / "server").mkdir()
-    with contextlib.closing(PrivateRabbit(tmp_path / "server")) as server:
-        yield server
+def server(make_private_rabbit: Callable[[], PrivateRabbit]) -> PrivateRabbit:
+    return make_private_rabbit()
 
 
 class Sender(threading.Thread):
