@@ -1,4 +1,4 @@
-"""Workers and senders at a RabbitMQ cluster whose nodes are killed and started again, one at a time."""
+"""Workers and senders at a RabbitMQ cluster whose nodes are killed and started again, or hang, one at a time."""
 
 from __future__ import annotations
 
@@ -19,6 +19,8 @@ pytestmark = [*rabbitmq.MARKS, pytest.mark.private_rabbitmq, pytest.mark.timeout
 
 #: Seconds within which workers and senders go on where two of three nodes live (P10), and more for machines under load.
 BUDGET = 5.0 + 10.0
+#: For so many seconds a node hangs: it is held to be dead after six at the earliest (`net_ticktime`).
+HANGS = 4.5
 #: Seconds for everything that was sent to end.
 LONG = 60.0
 
@@ -110,5 +112,21 @@ def test_nothing_is_lost_where_one_node_after_the_other_is_killed(
     wait_until(lambda: not load.left(), lambda: f"{load.left()} in {site.told()}", LONG)
     assert max(pauses) < BUDGET, pauses
     # Of each kill, what a connection was just being given, or had ended.
+    assert load.doubles() <= 40, (load.doubles(), len(load.sent))
+    assert [worker.stop() for worker in site.workers] == [0, 0]
+
+
+def test_nothing_is_lost_while_a_node_hangs(rabbitmq_cluster: RabbitCluster, site: Site, load: Load):
+    """For less time than the others need to hold it to be dead."""
+    pauses: list[float] = []
+    for node in rabbitmq_cluster.nodes:
+        load.go_on()
+        with node.frozen():
+            time.sleep(HANGS)
+        pauses.append(load.go_on())
+        rabbitmq_cluster.wait_whole()
+    load.stop()
+    wait_until(lambda: not load.left(), lambda: f"{load.left()} in {site.told()}", LONG)
+    assert max(pauses) < BUDGET, pauses
     assert load.doubles() <= 40, (load.doubles(), len(load.sent))
     assert [worker.stop() for worker in site.workers] == [0, 0]
