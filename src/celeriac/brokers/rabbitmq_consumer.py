@@ -38,8 +38,6 @@ from celeriac.exceptions import BrokerRefused, LeaseLost
 _LOOKS: Final = 3
 #: What is due in more than this (seconds) goes through the chain of delays once more; less may be a clock's fault.
 _EARLY: Final = 60.0
-#: So many revocations that were used up are forgotten at the latest.
-_MOST_USED: Final = 100
 
 
 class RabbitConsumer:
@@ -75,10 +73,7 @@ class RabbitConsumer:
         self._ended: deque[int] = deque(maxlen=10_000)
         #: The names of our marks in the holding; others are those of whoever waits for it.
         self._marks: set[bytes] = set()
-        #: By queue: revocations that deliveries have used up, until they are forgotten there. `_is_run`: the last
-        #: delivery was such a one.
-        self._used: dict[str, list[bytes]] = {}
-        self._is_run = False
+        self._used = revoking.Used(self._routes)
         self._fence = self._turn = 0
         self._alarm = Alarm()
         self._pulse = Pulse(self)
@@ -250,7 +245,7 @@ class RabbitConsumer:
                 self._give_back_unknown(line)
                 found = line.look(order)
                 if not found:
-                    self._forget_used(line)
+                    self._used.forget(line.connection)
                     break
                 if taken := self._draw(line, next(queue for queue in order if queue in found), found, limit):
                     return taken
@@ -336,12 +331,13 @@ class RabbitConsumer:
         line.hold(batch)
         if line.is_lost:
             self._lose()
-        self._note_used(line, queue, batch, datas)
-        self._given.update(envelope.fence for _, envelope, _ in batch)
-        return [
+        deliveries = [
             Delivery(queue, data, self._owner, one.fence, len(one.crashes), one.verdict)
             for (_, one, _), data in zip(batch, datas, strict=True)
         ]
+        self._used.note(line.connection, queue, _used_up(line, queue, deliveries))
+        self._given.update(one.fence for one in deliveries)
+        return deliveries
 
     def _judged(self, line: Line, queue: str, part: str, message: Message) -> tuple[Envelope, bytes]:
         """What is known of a message as its delivery begins."""
@@ -355,27 +351,6 @@ class RabbitConsumer:
         return msgspec.structs.replace(
             envelope, fence=self._fence, queue=queue, part=own, verdict=verdict
         ), data  # fmt: skip
-
-    def _note_used(
-        self, line: Line, queue: str, batch: Sequence[tuple[Message, Envelope, bytes]], datas: Sequence[bytes]
-    ) -> None:
-        """Revocations are used up by these. To forget them is a step of its own: of a run of them, only the first is
-        forgotten at once."""
-        known, used = line.revoked.get(queue, {}), self._used.setdefault(queue, [])
-        was_run, self._is_run = self._is_run, False
-        for (_, envelope, _), data in zip(batch, datas, strict=True):
-            is_revoked = envelope.verdict is not None and envelope.verdict.startswith(REVOKED)
-            if is_revoked and known.pop(data[1:17], None) is not None:
-                used.append(data[1:17])
-                self._is_run = True
-        if not (was_run and self._is_run) or len(used) >= _MOST_USED:
-            self._forget_used(line)
-
-    def _forget_used(self, line: Line) -> None:
-        for queue, keys in self._used.items():
-            if keys:
-                revoking.forget(self._routes, line.connection, queue, keys)
-        self._used.clear()
 
     def _give_back_unknown(self, line: Line) -> None:
         """What came into the holding as a connection broke, and nobody was told of. What has ended, ends again."""
@@ -494,7 +469,14 @@ class RabbitConsumer:
         if line.drawing():
             line.end_draw(set())
         self._return(line, [line.held[fence] for fence in sorted(line.held)])
-        self._forget_used(line)
+        self._used.forget(line.connection)
         line.delete_holding()
         self._has_lease = False
         self._leases.leave(line.connection, self._owner)
+
+
+def _used_up(line: Line, queue: str, deliveries: Sequence[Delivery]) -> list[bytes]:
+    """Whose revocation the line does not have to know any more."""
+    known = line.revoked.get(queue, {})
+    revoked = (one for one in deliveries if one.verdict is not None and one.verdict.startswith(REVOKED))
+    return [key for one in revoked if known.pop(key := one.data[1:17], None) is not None]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import Final
 
 import msgspec
 
@@ -12,6 +13,9 @@ from celeriac.brokers.rabbitmq_names import REVOKED_PART
 from celeriac.brokers.rabbitmq_routes import Change, Known, Routes
 from celeriac.brokers.rabbitmq_seizing import Register
 from celeriac.drivers.amqp import Connection
+
+#: So many revocations that were used up are forgotten at the latest.
+_MOST_USED: Final = 100
 
 
 class Remembered(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -68,6 +72,33 @@ def forget(routes: Routes, connection: Connection, queue: str, keys: Iterable[by
         draft.value = [one for one in draft.value if one.key not in gone]
         draft.is_changed = True
         draft.told.append(routes.change(Change(queue, forgotten=sorted(gone))))
+
+
+class Used:
+    """Revocations that deliveries have used up, until they are forgotten where they are remembered.
+
+    That is a step of its own: of a run of deliveries that have used some up, only the first takes it at once.
+    """
+
+    def __init__(self, routes: Routes) -> None:
+        self._routes = routes
+        self._keys: dict[str, list[bytes]] = {}
+        self._is_run = False
+
+    def note(self, connection: Connection, queue: str, keys: Sequence[bytes]) -> None:
+        """What was taken last, of this queue, has used these up."""
+        used = self._keys.setdefault(queue, [])
+        used += keys
+        was_run, self._is_run = self._is_run, bool(keys)
+        if not (was_run and self._is_run) or len(used) >= _MOST_USED:
+            self.forget(connection)
+
+    def forget(self, connection: Connection) -> None:
+        """All of them."""
+        for queue, keys in self._keys.items():
+            if keys:
+                forget(self._routes, connection, queue, keys)
+        self._keys.clear()
 
 
 class Bans:
