@@ -103,7 +103,6 @@ def test_no_stamp_is_an_error_that_says_so(site: Site):
 
 def test_workers_reply_in_celerys_words(sqlite_site: Site):
     sqlite_site.worker("-c", "1", "-n", "w1@test")
-    wait_until(lambda: sqlite_site.app.control.ping(timeout=WAIT, limit=1))
     revoke = partial(
         sqlite_site.app.control.revoke_by_stamped_headers,
         {"batch": ["may"]},

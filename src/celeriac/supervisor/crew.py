@@ -398,6 +398,9 @@ class Crew:
         template = self._template
         if template is None or template.is_told or self._ready is None:
             return
+        if self._posts is not None and not self._posts.has_listened:
+            # Who is told that a worker is ready may ask it something at once.
+            return
         taking = sum(
             child.state is State.READY and child.begun and child.generation == template.generation
             for child in self.children.values()

@@ -3,7 +3,7 @@
 A thread of the supervisor, with a connection of its own: it waits for notices and hands them to the main loop, which
 acts on them. While the broker is away it tries again; what was told meanwhile is looked up afterwards.
 
-`NoticeListener` is written to by the main loop only; what the two threads share are two deques and an event.
+`NoticeListener` is written to by the main loop only; what the two threads share are two deques and two events.
 """
 
 from __future__ import annotations
@@ -49,13 +49,18 @@ class NoticeListener:
         #: Keys, and until when (monotonic) they are told of. The main loop's own.
         self._ended: deque[tuple[bytes, float]] = deque(maxlen=notices.MOST_ENDED)
         self._to_check: frozenset[bytes] = frozenset()
-        self._closing = threading.Event()
+        self._closing, self._begun = threading.Event(), threading.Event()
         self._listener: Listener | None = None
         self._thread = threading.Thread(target=self._serve, name="notices", daemon=True)
 
     def start(self) -> None:
         """Start the thread."""
         self._thread.start()
+
+    @property
+    def has_begun(self) -> bool:
+        """Whether notices are heard from now on, or could not be: it is tried again then."""
+        return self._begun.is_set()
 
     def take(self) -> Iterator[Heard]:
         """What was heard, each once."""
@@ -101,6 +106,7 @@ class NoticeListener:
         while not self._closing.is_set():
             try:
                 heard = listener.wait(0.0 if is_behind else _LONGEST_WAIT)
+                self._begun.set()
                 if is_behind:
                     self._put(Missed())
                 for _, data in heard:
@@ -111,6 +117,8 @@ class NoticeListener:
                 # The lease keeper tells of it.
                 self._answers.clear()
                 is_behind = True
+                self._begun.set()
+                self._wake()
                 self._closing.wait(clock.backoff(failures, _FIRST_DELAY, _LONGEST_DELAY, jitter=True))
                 failures += 1
             else:

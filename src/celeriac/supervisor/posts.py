@@ -98,6 +98,12 @@ class Posts:
         """Those at all brokers, if there is remote control."""
         return [post.listener for post in self._posts if post.listener is not None]
 
+    @property
+    def has_listened(self) -> bool:
+        """Whether it is heard what workers are told where this one takes, or was tried to be."""
+        listener = self._posts[self.current].listener
+        return listener is None or listener.has_begun
+
     def ended(self) -> list[bytes]:
         """The keys of tasks that were revoked where they waited, as was heard from any broker."""
         return [key for listener in self.listeners for key in listener.ended()]
