@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 
@@ -23,22 +23,24 @@ def outgoing(*, transient: bool) -> Outgoing:
     return Outgoing("pings", data, transient=transient)
 
 
-def test_a_restart_takes_transient_messages_from_classic_queues_alone(tmp_path: Path) -> None:
-    with closing(PrivateRabbit(tmp_path)) as server:
-        sent = {kind: prepare(with_prefix(server.url, f"{kind}.", kind)) for kind in ("classic", "quorum")}
-        server.stop()
-        server.start()
-        for kind, (dies, others) in sent.items():
-            kept = [one.data for one in others if kind == "quorum" or not one.transient]
-            with closing(brokers.connect(with_prefix(server.url, f"{kind}.", kind))) as broker:
-                with closing(broker.consumer(["pings"], "second", lease=60.0, max_deliveries=3)) as consumer:
-                    left = consumer.take(4, SOON)
-                    while len(left) < len(kept):
-                        left += consumer.take(4, SOON)
-                    assert [one.data for one in left] == kept
-                    assert settle(consumer, left) == []
-                    assert consumer.take(4, 0.0) == []
-                assert [letter.data for letter in broker.dead("pings")] == [one.data for one in dies]
+def test_a_restart_takes_transient_messages_from_classic_queues_alone(
+    make_private_rabbit: Callable[[], PrivateRabbit],
+) -> None:
+    server = make_private_rabbit()
+    sent = {kind: prepare(with_prefix(server.url, f"{kind}.", kind)) for kind in ("classic", "quorum")}
+    server.stop()
+    server.start()
+    for kind, (dies, others) in sent.items():
+        kept = [one.data for one in others if kind == "quorum" or not one.transient]
+        with closing(brokers.connect(with_prefix(server.url, f"{kind}.", kind))) as broker:
+            with closing(broker.consumer(["pings"], "second", lease=60.0, max_deliveries=3)) as consumer:
+                left = consumer.take(4, SOON)
+                while len(left) < len(kept):
+                    left += consumer.take(4, SOON)
+                assert [one.data for one in left] == kept
+                assert settle(consumer, left) == []
+                assert consumer.take(4, 0.0) == []
+            assert [letter.data for letter in broker.dead("pings")] == [one.data for one in dies]
 
 
 def prepare(place: str) -> tuple[list[Outgoing], list[Outgoing]]:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -68,14 +68,12 @@ def sqlite_ground(tmp_path: Path) -> Iterator[Ground]:
 
 
 @pytest.fixture(params=SERVERS)
-def private_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+def private_server(request: pytest.FixtureRequest) -> Server:
     """A server that this test may do anything to, of each broker that is one."""
     if request.param == "redis":
-        yield request.getfixturevalue("private_redis")
-        return
-    (tmp_path / "server").mkdir()
-    with contextlib.closing(PrivateRabbit(tmp_path / "server")) as server:
-        yield server
+        return request.getfixturevalue("private_redis")
+    make: Callable[[], PrivateRabbit] = request.getfixturevalue("make_private_rabbit")
+    return make()
 
 
 @pytest.fixture
