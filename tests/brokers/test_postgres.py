@@ -24,6 +24,9 @@ class TestPostgresBroker(
 
 
 class TestPostgresBrokerBehindAPooler(BrokerContract, Searching, Moving, SearchableMoving):
+    #: Nothing wakes them there: each looks again after a second at the latest.
+    woken_within = 1.5
+
     @pytest.fixture
     def make_broker(self, postgres_pooled: str) -> Callable[[], Broker]:
         return lambda: connect(postgres_pooled)

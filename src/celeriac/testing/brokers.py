@@ -50,3 +50,5 @@ class BrokerContract(BrokerFixtures, Flow, Settling, Commits, Leases, Upkeep, Re
 
     #: Whether a forked child reaches the same messages; False for a broker that lives in its process.
     forks = True
+    #: How many seconds two takes need that wait for one another's messages.
+    woken_within = 0.5
